@@ -1,0 +1,65 @@
+"""Ostinato: a compiler for recurrences. Write one step of a loop; get the loop, and its derivatives.
+
+The public names are here, nothing else is. `import ostinato as theano` runs code written for Theano.
+"""
+
+from ostinato import gradient, printing, scan_module, tensor
+from ostinato._version import __version__
+from ostinato.config import config
+from ostinato.errors import (
+    DisconnectedInputError,
+    MissingInputError,
+    NoGradientError,
+    OstinatoError,
+    OstinatoIndexError,
+    OstinatoTypeError,
+    OstinatoValueError,
+    ShapeError,
+    UnusedInputError,
+)
+from ostinato.function import Function, In, Out, function
+from ostinato.grad import grad
+from ostinato.graph import Graph, Node
+from ostinato.scan import foldl, foldr, map, reduce, scan, until
+from ostinato.shared import SharedVariable, shared
+from ostinato.tensor.variable import TensorVariable
+
+# Theano's other names.
+Variable = TensorVariable
+Param = In
+
+__all__ = [
+    "DisconnectedInputError",
+    "Function",
+    "Graph",
+    "In",
+    "MissingInputError",
+    "NoGradientError",
+    "Node",
+    "OstinatoError",
+    "OstinatoIndexError",
+    "OstinatoTypeError",
+    "OstinatoValueError",
+    "Out",
+    "Param",
+    "ShapeError",
+    "SharedVariable",
+    "TensorVariable",
+    "UnusedInputError",
+    "Variable",
+    "__version__",
+    "config",
+    "foldl",
+    "foldr",
+    "function",
+    "grad",
+    "gradient",
+    "map",
+    "printing",
+    "reduce",
+    "scan",
+    "scan_module",
+    "shared",
+    "tensor",
+    "until",
+]

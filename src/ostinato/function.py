@@ -1,0 +1,374 @@
+"""`function`: a symbolic computation made callable.
+
+Inputs, outputs, updates and givens become one closed Graph; passes rewrite it, a backend compiles it,
+and a `Function` checks arguments, runs it and commits updates of shared variables.
+"""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ostinato.backends import find_backend
+from ostinato.config import config
+from ostinato.errors import (
+    MissingInputError,
+    OstinatoTypeError,
+    OstinatoValueError,
+    UnusedInputError,
+    bullet_list,
+)
+from ostinato.graph import Graph, Node, leaves, substitute, topological
+from ostinato.ops.elementwise import cast
+from ostinato.ops.leaf import CONSTANT, INPUT, SHARED, as_tensor, describe, new_input
+from ostinato.rewrite.pipeline import rewrite
+from ostinato.shared import SharedVariable
+from ostinato.types import is_lossless
+from ostinato.values import convert
+from ostinato.verify import verify
+
+_COMMIT = threading.Lock()
+
+
+class In:
+    """An input of a function with a name, a default value or its own rule for conversion.
+
+    Parameters
+    ----------
+    variable : the symbolic variable.
+    name : str, optional
+        The keyword under which it may be passed; the variable's own name if not given.
+    value : optional
+        What is taken if no argument is given.
+    allow_downcast : bool, optional
+        Overrides the function's `allow_input_downcast`.
+    strict : bool
+        Accept only arrays of exactly the variable's dtype.
+    """
+
+    def __init__(
+        self,
+        variable: Any,
+        name: str | None = None,
+        value: Any = None,
+        allow_downcast: bool | None = None,
+        strict: bool = False,
+        **theano_options: Any,
+    ) -> None:
+        unknown = set(theano_options) - {"mutable", "borrow", "autoname", "implicit", "shared"}
+        if unknown:
+            raise OstinatoTypeError(
+                f"In: unknown option {', '.join(sorted(unknown))}; a state belongs into shared()"
+            )
+        self.variable = as_tensor(variable)
+        self.name = name or self.variable.name
+        self.value = value
+        self.allow_downcast = allow_downcast
+        self.strict = strict
+
+    def convert(self, value: Any, position: int, allow_downcast: bool | None) -> np.ndarray[Any, Any]:
+        """An argument as an array of the variable's type."""
+        what = f"input {position} ({self.name})" if self.name else f"input {position}"
+        if self.strict and getattr(value, "dtype", None) != self.variable.dtype:
+            raise OstinatoTypeError(
+                f"{what}: expected an array of exactly {self.variable.dtype}, got {value!r:.60}"
+            )
+        own = self.allow_downcast
+        return convert(value, self.variable.type, what, allow_downcast if own is None else own)
+
+
+class Out:
+    """An output of a function; `borrow` is accepted for Theano's sake."""
+
+    def __init__(self, variable: Any, borrow: bool = False) -> None:
+        self.variable = as_tensor(variable)
+
+
+class _Closed(NamedTuple):
+    """A computation whose every leaf is accounted for."""
+
+    inputs: list[In]
+    shared: list[SharedVariable]
+    graph: Graph
+    updated: list[SharedVariable]
+
+
+class Function:
+    """A compiled computation; made by `function`.
+
+    Attributes
+    ----------
+    name : str or None
+    graph : Graph
+        What is computed, after all rewrites: inputs and shared variables to outputs and updates.
+    """
+
+    def __init__(
+        self, closed: _Closed, keys: Any, mode: Any, name: str | None, allow_input_downcast: bool | None
+    ) -> None:
+        self.name = name
+        self.graph = closed.graph
+        self._inputs, self._shared, self._updated = closed.inputs, closed.shared, closed.updated
+        self._keys = keys
+        self._allow_downcast = allow_input_downcast
+        self._by_name = {i.name: k for k, i in enumerate(closed.inputs) if i.name}
+        self._run = find_backend(mode)(closed.graph)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the computation.
+
+        Parameters
+        ----------
+        *args, **kwargs : one value per input, in order or by name; inputs with a default may be left out.
+
+        Returns
+        -------
+        array, list, dict or None
+            In the form in which the outputs were given. All arrays are new; a scalar is an array of no dimensions.
+
+        Raises
+        ------
+        OstinatoTypeError
+            If arguments are missing, too many, or do not fit; all problems in one message.
+
+        Notes
+        -----
+        Shared variables are updated together after everything was computed. If anything fails, none is.
+        """
+        arrays = self._arguments(args, kwargs)
+        arrays += [s._value for s in self._shared]
+        results = _fresh(self._run(arrays), arrays)
+        n = len(results) - len(self._updated)
+        with _COMMIT:
+            for variable, value in zip(self._updated, results[n:], strict=True):
+                variable._value = value
+        return self._shaped(results[:n])
+
+    def _arguments(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
+        given: list[Any] = [i.value for i in self._inputs]
+        problems: list[str] = []
+        if len(args) > len(given):
+            problems.append(f"expected at most {len(given)} argument(s), got {len(args)}")
+        given[: len(args)] = args[: len(given)]
+        for name, value in kwargs.items():
+            if name not in self._by_name:
+                problems.append(f"there is no input named {name!r}")
+            elif self._by_name[name] < len(args):
+                problems.append(f"input {name!r} is given twice")
+            else:
+                given[self._by_name[name]] = value
+        arrays = []
+        for position, (spec, value) in enumerate(zip(self._inputs, given, strict=True)):
+            if value is None:
+                problems.append(f"missing input {position}: {describe(spec.variable)}")
+                continue
+            try:
+                arrays.append(spec.convert(value, position, self._allow_downcast))
+            except OstinatoTypeError as error:
+                problems.append(str(error))
+        if problems:
+            raise OstinatoTypeError(f"{self}: {bullet_list(problems)}")
+        return arrays
+
+    def _shaped(self, outputs: list[Any]) -> Any:
+        if self._keys is None:
+            return None
+        if self._keys == "one":
+            return outputs[0]
+        return outputs if self._keys == "list" else dict(zip(self._keys, outputs, strict=True))
+
+    def __str__(self) -> str:
+        names = ", ".join(i.name or str(i.variable.type) for i in self._inputs)
+        return f"{self.name or 'function'}({names})"
+
+    def __repr__(self) -> str:
+        return f"<ostinato {self}>"
+
+
+def _fresh(results: list[Any], arguments: list[Any]) -> list[np.ndarray[Any, Any]]:
+    """The results as arrays that share memory with nothing else and may be written to."""
+    taken = {id(a) for a in arguments}
+    fresh: list[np.ndarray[Any, Any]] = []
+    for value in results:
+        array = np.asarray(value)
+        if array.base is not None or not array.flags.writeable or id(array) in taken:
+            array = np.array(array, order="C")
+        taken.add(id(array))
+        fresh.append(array)
+    return fresh
+
+
+def function(
+    inputs: Any,
+    outputs: Any = None,
+    mode: Any = None,
+    updates: Any = None,
+    givens: Any = None,
+    no_default_updates: bool = False,
+    accept_inplace: bool = False,
+    name: str | None = None,
+    rebuild_strict: bool = True,
+    allow_input_downcast: bool | None = None,
+    profile: Any = None,
+    on_unused_input: str | None = None,
+) -> Function:
+    """Compile a computation.
+
+    Parameters
+    ----------
+    inputs : list of variables or `In`
+        What a call gives values for. Inner variables of the graph may be inputs too.
+    outputs : variable, list, dict with string keys, or None
+        What a call returns, in this form.
+    mode : str, optional
+        A backend's name; `config.mode` unless given.
+    updates : mapping or list of pairs (shared variable, expression), optional
+        New values of shared variables, set together after each successful call.
+    givens : mapping or list of pairs (variable, replacement), optional
+        Replacements made in outputs and updates before anything else, all at once.
+    name : str, optional
+        For messages.
+    allow_input_downcast : bool, optional
+        Whether arguments may be converted with loss of precision. By default only bare Python floats are.
+    on_unused_input : {"raise", "warn", "ignore"}
+        What to do about an input that nothing needs.
+    no_default_updates, accept_inplace, rebuild_strict, profile
+        Accepted for Theano's sake.
+
+    Returns
+    -------
+    Function
+
+    Raises
+    ------
+    MissingInputError
+        If the computation needs a variable that is no input; all of them are named.
+    UnusedInputError
+        See `on_unused_input`.
+    OstinatoTypeError
+        If an update or a replacement does not fit what it is for.
+    """
+    specs = _read_inputs(inputs)
+    results, keys = _read_outputs(outputs)
+    updated, new_values = _read_updates(updates)
+    replaced = substitute([*results, *new_values], _read_givens(givens))
+    closed = _close(specs, replaced, updated, on_unused_input or "raise")
+    return Function(closed, keys, mode, name, allow_input_downcast)
+
+
+def _read_inputs(inputs: Any) -> list[In]:
+    if isinstance(inputs, (Node, In)) or not isinstance(inputs, Iterable):
+        raise OstinatoTypeError(f"function expects a list of inputs, got {inputs!r}; write [{inputs!r}]")
+    specs = [i if isinstance(i, In) else In(i) for i in inputs]
+    problems = [
+        f"{describe(s.variable)} is a shared variable or a constant and holds its own value; see givens"
+        for s in specs
+        if s.variable.op in (SHARED, CONSTANT)
+    ]
+    if len({s.variable for s in specs}) != len(specs):
+        problems.append("a variable is listed twice among the inputs")
+    names = [s.name for s in specs if s.name]
+    twice = sorted({n for n in names if names.count(n) > 1})
+    if problems:
+        raise OstinatoTypeError("function: " + bullet_list(problems))
+    for spec in specs:
+        if spec.name in twice:
+            spec.name = None  # ambiguous: by position only
+    return specs
+
+
+def _read_outputs(outputs: Any) -> tuple[list[Any], Any]:
+    def one(o: Any) -> Any:
+        return o.variable if isinstance(o, Out) else as_tensor(o)
+
+    if outputs is None:
+        return [], None
+    if isinstance(outputs, Mapping):
+        wrong = [k for k in outputs if not isinstance(k, str)]
+        if wrong:
+            raise OstinatoTypeError(f"the keys of a dict of outputs are strings, not {wrong!r}")
+        return [one(o) for o in outputs.values()], tuple(outputs)
+    if isinstance(outputs, (list, tuple)):
+        return [one(o) for o in outputs], "list"
+    return [one(outputs)], "one"
+
+
+def _pairs(given: Any, what: str) -> list[tuple[Any, Any]]:
+    pairs = list(given.items() if isinstance(given, Mapping) else given or ())
+    if any(not isinstance(p, (list, tuple)) or len(p) != 2 for p in pairs):
+        raise OstinatoTypeError(f"{what} is a mapping or a list of pairs")
+    return [(p[0], p[1]) for p in pairs]
+
+
+def _read_updates(updates: Any) -> tuple[list[SharedVariable], list[Any]]:
+    updated: list[SharedVariable] = []
+    values: list[Any] = []
+    for variable, value in _pairs(updates, "updates"):
+        if not isinstance(variable, SharedVariable):
+            raise OstinatoTypeError(f"only shared variables have updates, not {variable!r}")
+        if variable in updated:
+            raise OstinatoValueError(f"{describe(variable)} has two updates")
+        updated.append(variable)
+        values.append(fit_update(variable, value))
+    return updated, values
+
+
+def fit_update(variable: SharedVariable, value: Any) -> Any:
+    """A new value of a shared variable, converted to its dtype where that loses nothing."""
+    return _fit(variable, as_tensor(value, dtype=None), f"the update of {describe(variable)}")
+
+
+def _fit(variable: Any, node: Any, what: str) -> Any:
+    weak = node.op is CONSTANT and node.params[0].weak
+    if node.type.ndim != variable.type.ndim:
+        raise OstinatoTypeError(f"{what} has {node.type.ndim} dimension(s): {describe(node)}")
+    if not (is_lossless(node.type.dtype, variable.type.dtype) or weak):
+        raise OstinatoTypeError(
+            f"{what} would lose precision: {describe(node)}; cast it with .astype({variable.type.dtype!r})"
+        )
+    return cast(node, variable.type.dtype)
+
+
+def _read_givens(givens: Any) -> dict[Node, Any]:
+    mapping: dict[Node, Any] = {}
+    for variable, value in _pairs(givens, "givens"):
+        if not isinstance(variable, Node):
+            raise OstinatoTypeError(f"givens replaces variables, not {variable!r}")
+        mapping[variable] = _fit(
+            variable, as_tensor(value), f"the replacement of {describe(variable)} in givens"
+        )
+    return mapping
+
+
+def _close(specs: list[In], results: list[Any], updated: list[SharedVariable], on_unused: str) -> _Closed:
+    inner = {s.variable: new_input(s.variable.type, s.name) for s in specs if s.variable.op is not INPUT}
+    results = substitute(results, inner) if inner else results
+    params = [inner.get(s.variable, s.variable) for s in specs]
+    _check_leaves(params, specs, results, on_unused)
+    shared: list[Any] = [n for n in leaves(results) if n.op is SHARED]
+    stand_ins = {s: new_input(s.type, s.name) for s in shared}
+    graph = Graph((*params, *stand_ins.values()), tuple(substitute(results, stand_ins)))
+    if config.verify:
+        verify(graph, "when closed")
+    return _Closed(specs, shared, rewrite(graph), updated)
+
+
+def _check_leaves(params: list[Any], specs: list[In], results: list[Any], on_unused: str) -> None:
+    if on_unused not in ("raise", "warn", "ignore"):
+        raise OstinatoValueError(f"on_unused_input is 'raise', 'warn' or 'ignore', not {on_unused!r}")
+    needed = set(topological(results))
+    missing = [n for n in leaves(results) if n.op is INPUT and n not in set(params)]
+    if missing:
+        raise MissingInputError(
+            "the computation needs inputs that are not given: " + ", ".join(map(describe, missing))
+        )
+    unused = [describe(s.variable) for p, s in zip(params, specs, strict=True) if p not in needed]
+    if unused and on_unused != "ignore":
+        message = f"nothing depends on input {', '.join(unused)}"
+        if on_unused == "raise":
+            raise UnusedInputError(message + "; on_unused_input='ignore' accepts that")
+        warnings.warn(message, stacklevel=4)

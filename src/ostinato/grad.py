@@ -1,0 +1,232 @@
+"""Reverse-mode differentiation: graph in, graph out.
+
+One walk backwards over the nodes (`backward`); what happens at a node is said by the reverse rule of
+its op. Loops are no special case: their rule returns a Loop.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ostinato.errors import DisconnectedInputError, NoGradientError, OstinatoTypeError, OstinatoValueError
+from ostinato.graph import Node, dependents, redirect, topological
+from ostinato.ops.creation import ones_like, zeros_like
+from ostinato.ops.elementwise import cast
+from ostinato.ops.leaf import as_tensor, describe
+from ostinato.ops.loop import ITEM
+from ostinato.ops.op import params_of
+from ostinato.types import TupleType
+
+
+def backward(
+    seeds: Sequence[tuple[Node, Node]], wrt: Sequence[Node], constants: Sequence[Node] = ()
+) -> list[Any]:
+    """Cotangents of `wrt`, given those of some nodes.
+
+    Parameters
+    ----------
+    seeds : pairs (node, its cotangent); a node may appear more than once.
+    constants : nodes that derivatives do not pass.
+
+    Returns
+    -------
+    list of Node or None
+        None where no derivative arrives: no path, or only through integers or rounding.
+    """
+    roots = [n for n, _ in seeds]
+    relevant = dependents(roots, set(wrt)) if not constants else _relevant(roots, set(wrt), set(constants))
+    walk = _Cotangents()
+    for node, g in seeds:
+        walk.add(node, g)
+    for node in reversed(topological(roots, stop=set(constants))):
+        if node in relevant and node not in constants:
+            walk.visit(node, relevant)
+    return [walk.of.get(w) for w in wrt]
+
+
+def _relevant(roots: Sequence[Node], wrt: set[Node], constants: set[Node]) -> set[Node]:
+    found: set[Node] = set()
+    for node in topological(roots, stop=constants):
+        if node in wrt or (node not in constants and any(i in found for i in node.inputs)):
+            found.add(node)
+    return found
+
+
+class _Cotangents:
+    """The cotangents found so far."""
+
+    def __init__(self) -> None:
+        self.of: dict[Node, Any] = {}
+        self.of_items: dict[Node, dict[int, Any]] = {}
+
+    def add(self, node: Node, g: Any) -> None:
+        if node.op is ITEM:
+            slots = self.of_items.setdefault(node.inputs[0], {})
+            index = node.params[0]
+            slots[index] = slots[index] + g if index in slots else g
+        self.of[node] = self.of[node] + g if node in self.of else g
+
+    def visit(self, node: Node, relevant: set[Node]) -> None:
+        """Pass the cotangent of a node on to its inputs."""
+        if isinstance(node.type, TupleType):
+            slots = self.of_items.pop(node, None)
+            g: Any = slots and [slots.get(i) for i in range(len(node.type.items))]
+        else:
+            g = self.of.get(node)
+        if g is None or not node.inputs or node.op is ITEM:
+            return
+        if not any(i in relevant and _differentiable(i) for i in node.inputs):
+            return
+        for i, c in zip(node.inputs, _rule(node, g), strict=True):
+            if c is not None and i in relevant and _differentiable(i):
+                self.add(i, cast(c, i.type.dtype))
+
+
+def _differentiable(node: Node) -> bool:
+    return not isinstance(node.type, TupleType) and node.type.is_float
+
+
+def _rule(node: Node, g: Any) -> Sequence[Any]:
+    if node.op.vjp is None:
+        raise NoGradientError(f"there is no derivative of {node.op.name}, which makes {describe(node)}")
+    result: Sequence[Any] = node.op.vjp(g, node, *node.inputs, **params_of(node))
+    return result
+
+
+def connected(roots: Sequence[Node], wrt: Sequence[Node], constants: Sequence[Node] = ()) -> list[bool]:
+    """For each of `wrt` whether any of `roots` depends on its value (not only on its shape)."""
+    found: set[Node] = set()
+    stack = list(roots)
+    while stack:
+        node = stack.pop()
+        if node not in found:
+            found.add(node)
+            if node.op.connected and node not in constants:
+                stack.extend(node.inputs)
+    return [w in found for w in wrt]
+
+
+def grad(
+    cost: Any,
+    wrt: Any,
+    consider_constant: Sequence[Any] | None = None,
+    disconnected_inputs: str = "raise",
+    add_names: bool = True,
+    known_grads: Mapping[Any, Any] | None = None,
+    return_disconnected: str = "zero",
+    null_gradients: str = "raise",
+) -> Any:
+    """The gradient of a scalar with respect to variables, as a symbolic expression.
+
+    Parameters
+    ----------
+    cost : scalar variable of floats, or None if `known_grads` is given.
+    wrt : variable, or list or tuple of variables
+        Inputs, shared variables or any intermediate expressions of the cost.
+    consider_constant : list of variables
+        Derivatives do not pass these.
+    disconnected_inputs : {"raise", "warn", "ignore"}
+        What to do if the cost does not depend on one of `wrt`.
+    known_grads : mapping from variable to its gradient
+        Where the walk starts (in addition to the cost): gradients that the caller knows already.
+    return_disconnected : {"zero", "None"}
+        What stands for the gradient of a disconnected variable.
+
+    Returns
+    -------
+    variable, list or tuple like `wrt`
+        Each of the shape and dtype of its variable.
+
+    Raises
+    ------
+    OstinatoTypeError
+        If the cost is not a scalar of floats, or a variable of `wrt` is not one of floats.
+    DisconnectedInputError
+        See `disconnected_inputs`.
+    NoGradientError
+        If a derivative would have to pass an operation that has none.
+    """
+    targets = [as_tensor(w) for w in wrt] if isinstance(wrt, (list, tuple)) else [as_tensor(wrt)]
+    seeds = _seeds(cost, known_grads)
+    _check_wrt(targets)
+    constants = [as_tensor(c) for c in consider_constant or ()]
+    if disconnected_inputs not in ("raise", "warn", "ignore") or return_disconnected not in ("zero", "None"):
+        raise OstinatoValueError(
+            "disconnected_inputs is 'raise', 'warn' or 'ignore'; return_disconnected 'zero' or 'None'"
+        )
+    linked = connected([n for n, _ in seeds], targets, constants)
+    _report_disconnected(
+        cost, [t for t, ok in zip(targets, linked, strict=True) if not ok], disconnected_inputs
+    )
+    roots, places, fixed = _merged(seeds, targets, constants)
+    found = backward(roots, places, fixed)
+    results = [
+        (None if not ok and return_disconnected == "None" else zeros_like(t)) if g is None else g
+        for t, g, ok in zip(targets, found, linked, strict=True)
+    ]
+    if add_names:
+        _name(cost, targets, results)
+    return type(wrt)(results) if isinstance(wrt, (list, tuple)) else results[0]
+
+
+def _seeds(cost: Any, known_grads: Mapping[Any, Any] | None) -> list[tuple[Any, Any]]:
+    seeds = []
+    if cost is None and not known_grads:
+        raise OstinatoValueError("grad needs a cost, or known_grads to start from")
+    if cost is not None:
+        cost = as_tensor(cost)
+        if cost.type.ndim != 0:
+            raise OstinatoTypeError(
+                f"grad expects a scalar cost, got {describe(cost)}; reduce it with .sum() or .mean() first"
+            )
+        if not cost.type.is_float:
+            raise OstinatoTypeError(f"grad expects a cost of floats, got {describe(cost)}")
+        seeds.append((cost, ones_like(cost)))
+    for node, g in (known_grads or {}).items():
+        g = as_tensor(g)
+        if g.type.ndim != node.type.ndim:
+            raise OstinatoTypeError(f"known_grads: the gradient of {describe(node)} cannot be {describe(g)}")
+        seeds.append((node, cast(g, node.type.dtype)))
+    return seeds
+
+
+def _check_wrt(targets: Sequence[Node]) -> None:
+    wrong = [describe(t) for t in targets if not t.type.is_float]
+    if wrong:
+        raise OstinatoTypeError("a gradient is taken with respect to floats, not " + ", ".join(wrong))
+
+
+def _report_disconnected(cost: Any, missing: list[Node], action: str) -> None:
+    if not missing or action == "ignore":
+        return
+    what = describe(cost) if isinstance(cost, Node) else "what known_grads names"
+    message = f"{what} does not depend on " + ", ".join(map(describe, missing))
+    if action == "raise":
+        raise DisconnectedInputError(message + "; disconnected_inputs='ignore' makes these gradients zero")
+    warnings.warn(message, stacklevel=3)
+
+
+def _merged(
+    seeds: list[tuple[Any, Any]], targets: list[Any], constants: list[Any]
+) -> tuple[list[tuple[Any, Any]], list[Any], list[Any]]:
+    """Seeds, targets and constants in a graph where loops that record more of the same steps are one.
+
+    Without this each order of differentiation would reverse every such loop anew.
+    """
+    from ostinato.rewrite.loop_merge import merged_loops
+
+    roots = [n for pair in seeds for n in pair] + targets + constants
+    replaced = merged_loops(roots)
+    if replaced:
+        roots = redirect(roots, replaced)
+    n, m = 2 * len(seeds), len(targets)
+    pairs = list(zip(roots[:n:2], roots[1:n:2], strict=True))
+    return pairs, roots[n : n + m], roots[n + m :]
+
+
+def _name(cost: Any, targets: Sequence[Node], results: Sequence[Any]) -> None:
+    for t, g in zip(targets, results, strict=True):
+        if g is not None and g.name is None and g.inputs and t.name:
+            g.name = f"d({getattr(cost, 'name', None) or 'cost'})/d({t.name})"

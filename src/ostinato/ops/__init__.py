@@ -1,0 +1,32 @@
+"""The ops: one family per file, each op declared once. Importing this package fills the registry `OPS`."""
+
+from ostinato.ops import (
+    composite,
+    contraction,
+    control,
+    creation,
+    elementwise,
+    indexing,
+    leaf,
+    loop,
+    movement,
+    reduce,
+)
+from ostinato.ops.op import OPS, Op, Sample, register
+
+__all__ = [
+    "OPS",
+    "Op",
+    "Sample",
+    "composite",
+    "contraction",
+    "control",
+    "creation",
+    "elementwise",
+    "indexing",
+    "leaf",
+    "loop",
+    "movement",
+    "reduce",
+    "register",
+]

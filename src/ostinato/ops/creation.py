@@ -1,0 +1,129 @@
+"""Arrays made from sizes: arange, and the composites zeros, ones, full, eye and their like."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from ostinato.config import config
+from ostinato.errors import OstinatoTypeError, OstinatoValueError
+from ostinato.graph import Node, make
+from ostinato.ops.elementwise import cast, eq, maximum
+from ostinato.ops.leaf import as_int_scalar, as_tensor, constant, constant_value, describe, static_int
+from ostinato.ops.movement import dimshuffle
+from ostinato.ops.op import Op, Sample, register
+from ostinato.ops.sizes import SIZE, broadcast_to, sizes
+from ostinato.types import FLOATS, TensorType, check_dtype, promote
+
+
+def _arange_length(start: Any, stop: Any, step: Any) -> int | None:
+    values = [constant_value(v) for v in (start, stop, step)]
+    if any(v is None for v in values):
+        return None
+    first, last, by = [v[()] for v in values if v is not None]
+    return max(0, math.ceil((last - first) / by)) if by else None
+
+
+def _arange_sizes(start: Node, stop: Node, step: Node, *, dtype: str) -> list[Any]:
+    by = static_int(step) if step.type.dtype == "int64" else None
+    if by is None or by < 1 or stop.type.dtype in FLOATS or start.type.dtype in FLOATS:
+        return [None]
+    span: Any = stop if static_int(start) == 0 else stop - start  # type: ignore[operator]
+    if span.op is not SIZE:
+        span = maximum(span, 0)
+    return [span if by == 1 else (span + (by - 1)) // by]
+
+
+ARANGE: Op = register(
+    Op(
+        "arange",
+        infer=lambda start, stop, step, *, dtype: TensorType(dtype, (_arange_length(start, stop, step),)),
+        numpy=lambda start, stop, step, *, dtype: np.arange(start, stop, step, dtype=dtype),
+        vjp=None,
+        sizes=_arange_sizes,
+        params=("dtype",),
+        samples=(
+            Sample(lambda a, b: make(ARANGE, (a, b, constant(2)), ("int64",)), (np.int64(1), np.int64(8))),
+            Sample(
+                lambda a, b: make(ARANGE, (a, b, constant(0.5)), ("float64",)),
+                (np.float64(1), np.float64(3)),
+                differentiable=False,
+            ),
+        ),
+    )
+)
+
+
+def arange(start: Any, stop: Any = None, step: Any = 1, dtype: str | None = None) -> Any:
+    """Evenly spaced numbers from `start` (0 if only one bound is given) up to, without, `stop`.
+
+    Integer bounds give int64, float ones their own dtype, unless `dtype` is given.
+    """
+    if stop is None:
+        start, stop = 0, start
+    nodes = [as_tensor(v) for v in (start, stop, step)]
+    wrong = [describe(n) for n in nodes if n.type.ndim != 0]
+    if wrong:
+        raise OstinatoTypeError(f"arange expects scalars, got {', '.join(wrong)}")
+    if constant_value(nodes[2]) is not None and not constant_value(nodes[2]):
+        raise OstinatoValueError("arange: the step cannot be 0")
+    if all(n.type.dtype not in FLOATS for n in nodes):
+        nodes = [as_int_scalar(n, "a bound of arange") for n in nodes]
+        own = "int64"
+    else:
+        own = promote(*[n.type.dtype for n in nodes if n.type.dtype in FLOATS])
+    return make(ARANGE, tuple(nodes), (check_dtype(dtype) if dtype else own,))
+
+
+def full(shape: Any, value: Any, dtype: str | None = None) -> Any:
+    """An array of `shape` filled with the scalar `value`."""
+    node = as_tensor(value)
+    if node.type.ndim != 0:
+        raise OstinatoTypeError(f"full expects a scalar, got {describe(node)}")
+    return broadcast_to(cast(node, dtype) if dtype else node, shape)
+
+
+def alloc(value: Any, *shape: Any) -> Any:
+    """`value` broadcast to `shape`, as Theano spells it."""
+    return broadcast_to(value, list(shape))
+
+
+def zeros(shape: Any, dtype: str | None = None) -> Any:
+    """An array of zeros; dtype `config.floatX` unless given."""
+    return broadcast_to(constant(0, check_dtype(dtype or config.floatX)), shape)
+
+
+def ones(shape: Any, dtype: str | None = None) -> Any:
+    """An array of ones; dtype `config.floatX` unless given."""
+    return broadcast_to(constant(1, check_dtype(dtype or config.floatX)), shape)
+
+
+def full_like(x: Any, value: Any, dtype: str | None = None) -> Any:
+    """An array of the shape (and dtype, unless given) of `x`, filled with the scalar `value`."""
+    node = as_tensor(x)
+    return broadcast_to(cast(as_tensor(value), dtype or node.type.dtype), sizes(node))
+
+
+def zeros_like(x: Any, dtype: str | None = None) -> Any:
+    """Zeros in the shape (and dtype, unless given) of `x`."""
+    return full_like(x, constant(0, "int8"), dtype)
+
+
+def ones_like(x: Any, dtype: str | None = None) -> Any:
+    """Ones in the shape (and dtype, unless given) of `x`."""
+    return full_like(x, constant(1, "int8"), dtype)
+
+
+def eye(n: Any, m: Any = None, k: Any = 0, dtype: str | None = None) -> Any:
+    """An n x m matrix with ones on the k-th diagonal (k > 0: above the main one), zeros elsewhere."""
+    rows, columns = arange(n), arange(n if m is None else m)
+    on_diagonal = eq(dimshuffle(rows, 0, "x") + as_int_scalar(k, "k"), dimshuffle(columns, "x", 0))
+    return cast(on_diagonal, check_dtype(dtype or config.floatX))
+
+
+def identity_like(x: Any, dtype: str | None = None) -> Any:
+    """`eye` of the shape (and dtype, unless given) of the matrix `x`."""
+    node = as_tensor(x, ndim=2)
+    return eye(*sizes(node), dtype=dtype or node.type.dtype)

@@ -1,0 +1,56 @@
+"""What a pass is, and how passes are run: in order, into the bodies of loops, verified on request."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from ostinato.config import config
+from ostinato.graph import Graph, Node, rewrite_nodes
+from ostinato.ops.loop import LOOP, LoopSpec
+from ostinato.verify import verify
+
+Pass = Callable[[Graph], Graph]
+
+PASSES: dict[str, Pass] = {}
+
+
+def rewrite_pass(function: Pass) -> Pass:
+    """Enter a pass into the registry under its own name."""
+    PASSES[function.__name__] = function
+    return function
+
+
+def run_passes(graph: Graph, passes: Sequence[Pass]) -> Graph:
+    """The graph after all passes, the bodies of its loops first."""
+    graph = _in_bodies(graph, passes)
+    for step in passes:
+        graph = step(graph)
+        if config.verify:
+            verify(graph, f"after {step.__name__}")
+    return graph
+
+
+def _in_bodies(graph: Graph, passes: Sequence[Pass]) -> Graph:
+    """Run the passes on the body of every loop of the graph."""
+    done: dict[Graph, Graph] = {}
+
+    def rule(node: Node) -> Node | None:
+        if node.op is not LOOP:
+            return None
+        spec: LoopSpec = node.params[0]
+        if spec.body not in done:
+            done[spec.body] = run_passes(spec.body, passes)
+        return with_body(node, done[spec.body])
+
+    return Graph(graph.params, tuple(rewrite_nodes(graph.results, rule)))
+
+
+def with_body(node: Node, body: Graph) -> Node:
+    """The same loop with another body of the same params and results."""
+    from ostinato.graph import make
+
+    spec: LoopSpec = node.params[0]
+    if body == spec.body:
+        return node
+    return make(LOOP, node.inputs, (replace(spec, body=body),))  # type: ignore[no-any-return]

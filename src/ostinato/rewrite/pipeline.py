@@ -1,0 +1,17 @@
+"""The order of the passes. The order is for speed only: no pass relies on another one for correctness."""
+
+from __future__ import annotations
+
+from ostinato.graph import Graph
+from ostinato.rewrite.algebra import algebra
+from ostinato.rewrite.constants import constant_folding
+from ostinato.rewrite.engine import Pass, run_passes
+from ostinato.rewrite.loop_merge import loop_merge
+from ostinato.rewrite.loop_prune import loop_prune
+
+PIPELINE: tuple[Pass, ...] = (loop_merge, loop_prune, constant_folding, algebra)
+
+
+def rewrite(graph: Graph) -> Graph:
+    """The graph after all passes of the pipeline."""
+    return run_passes(graph, PIPELINE)
