@@ -61,9 +61,7 @@ class In:
     ) -> None:
         unknown = set(theano_options) - {"mutable", "borrow", "autoname", "implicit", "shared"}
         if unknown:
-            raise OstinatoTypeError(
-                f"In: unknown option {', '.join(sorted(unknown))}; a state belongs into shared()"
-            )
+            raise OstinatoTypeError(f"In: unknown option {', '.join(sorted(unknown))}; a state belongs into shared()")
         self.variable = as_tensor(variable)
         self.name = name or self.variable.name
         self.value = value
@@ -74,9 +72,7 @@ class In:
         """An argument as an array of the variable's type."""
         what = f"input {position} ({self.name})" if self.name else f"input {position}"
         if self.strict and getattr(value, "dtype", None) != self.variable.dtype:
-            raise OstinatoTypeError(
-                f"{what}: expected an array of exactly {self.variable.dtype}, got {value!r:.60}"
-            )
+            raise OstinatoTypeError(f"{what}: expected an array of exactly {self.variable.dtype}, got {value!r:.60}")
         own = self.allow_downcast
         return convert(value, self.variable.type, what, allow_downcast if own is None else own)
 
@@ -338,9 +334,7 @@ def _read_givens(givens: Any) -> dict[Node, Any]:
     for variable, value in _pairs(givens, "givens"):
         if not isinstance(variable, Node):
             raise OstinatoTypeError(f"givens replaces variables, not {variable!r}")
-        mapping[variable] = _fit(
-            variable, as_tensor(value), f"the replacement of {describe(variable)} in givens"
-        )
+        mapping[variable] = _fit(variable, as_tensor(value), f"the replacement of {describe(variable)} in givens")
     return mapping
 
 
@@ -363,9 +357,7 @@ def _check_leaves(params: list[Any], specs: list[In], results: list[Any], on_unu
     needed = set(topological(results))
     missing = [n for n in leaves(results) if n.op is INPUT and n not in set(params)]
     if missing:
-        raise MissingInputError(
-            "the computation needs inputs that are not given: " + ", ".join(map(describe, missing))
-        )
+        raise MissingInputError("the computation needs inputs that are not given: " + ", ".join(map(describe, missing)))
     unused = [describe(s.variable) for p, s in zip(params, specs, strict=True) if p not in needed]
     if unused and on_unused != "ignore":
         message = f"nothing depends on input {', '.join(unused)}"

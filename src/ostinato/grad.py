@@ -20,9 +20,7 @@ from ostinato.ops.op import params_of
 from ostinato.types import TupleType
 
 
-def backward(
-    seeds: Sequence[tuple[Node, Node]], wrt: Sequence[Node], constants: Sequence[Node] = ()
-) -> list[Any]:
+def backward(seeds: Sequence[tuple[Node, Node]], wrt: Sequence[Node], constants: Sequence[Node] = ()) -> list[Any]:
     """Cotangents of `wrt`, given those of some nodes.
 
     Parameters
@@ -157,9 +155,7 @@ def grad(
             "disconnected_inputs is 'raise', 'warn' or 'ignore'; return_disconnected 'zero' or 'None'"
         )
     linked = connected([n for n, _ in seeds], targets, constants)
-    _report_disconnected(
-        cost, [t for t, ok in zip(targets, linked, strict=True) if not ok], disconnected_inputs
-    )
+    _report_disconnected(cost, [t for t, ok in zip(targets, linked, strict=True) if not ok], disconnected_inputs)
     roots, places, fixed = _merged(seeds, targets, constants)
     found = backward(roots, places, fixed)
     results = [

@@ -10,7 +10,7 @@ structure; what an op means stands in `ostinato.ops`.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -47,6 +47,10 @@ class Node:
     inputs: tuple[Node, ...]
     params: tuple[Any, ...]
     type: Any
+    _name: str | None
+    _source: SourceLine | None
+    _tag: SimpleNamespace | None
+    _sizes: tuple[Any, ...] | None
 
     @property
     def name(self) -> str | None:
@@ -55,7 +59,7 @@ class Node:
 
     @name.setter
     def name(self, name: str | None) -> None:
-        self._name: str | None = name
+        self._name = name
 
     @property
     def source(self) -> SourceLine | None:
@@ -66,7 +70,7 @@ class Node:
     def tag(self) -> SimpleNamespace:
         """A place for the user's own notes, as in Theano (`x.tag.test_value`)."""
         if self._tag is None:
-            self._tag: SimpleNamespace | None = SimpleNamespace()
+            self._tag = SimpleNamespace()
         return self._tag
 
     def __copy__(self) -> Node:
@@ -105,7 +109,7 @@ def _new(op: Op, inputs: tuple[Node, ...], params: tuple[Any, ...]) -> Node:
     cls = VARIABLE_CLASSES.get(op.name) or VARIABLE_CLASSES.get(type(type_), Node)
     node: Node = object.__new__(cls)
     node.op, node.inputs, node.params, node.type = op, inputs, params, type_
-    node._name, node._source, node._tag, node._sizes = None, caller(), None, None  # type: ignore[attr-defined]
+    node._name, node._source, node._tag, node._sizes = None, caller(), None, None
     return node
 
 
@@ -121,7 +125,7 @@ def rebuild(node: Node, inputs: tuple[Node, ...]) -> Any:
     return new
 
 
-def topological(roots: Iterable[Node], stop: Collection[Node] = ()) -> list[Node]:
+def topological(roots: Iterable[Node], stop: Container[Node] = ()) -> list[Node]:
     """All nodes that `roots` need, each once, inputs before users; `stop` nodes are not entered."""
     order: list[Node] = []
     done: set[Node] = set()

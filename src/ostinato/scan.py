@@ -172,9 +172,7 @@ def _history(state: _State, what: str) -> Any:
         raise OstinatoValueError(
             f"{what}: taps {state.taps} need {depth} initial rows, but {describe(node)} has {rows}"
         )
-    return check_rows(node, depth, f"the initial value {describe(node)}, read with taps {state.taps},")[
-        :depth
-    ]
+    return check_rows(node, depth, f"the initial value {describe(node)}, read with taps {state.taps},")[:depth]
 
 
 def _read_trip_count(n_steps: Any, sequences: list[_Sequence]) -> Any:
@@ -214,9 +212,7 @@ def _is_updates(value: Any) -> bool:
     return (
         isinstance(value, (list, tuple))
         and len(value) > 0
-        and all(
-            isinstance(p, (list, tuple)) and len(p) == 2 and isinstance(p[0], SharedVariable) for p in value
-        )
+        and all(isinstance(p, (list, tuple)) and len(p) == 2 and isinstance(p[0], SharedVariable) for p in value)
     )
 
 
@@ -239,14 +235,11 @@ def _read_step(returned: Any) -> _Step:
 
 def _check_symbolic(outputs: list[Any]) -> None:
     wrong = [
-        f"output {i} is {v!r:.60} of type {type(v).__name__}"
-        for i, v in enumerate(outputs)
-        if not isinstance(v, Node)
+        f"output {i} is {v!r:.60} of type {type(v).__name__}" for i, v in enumerate(outputs) if not isinstance(v, Node)
     ]
     if wrong:
         raise OstinatoTypeError(
-            "the step must return symbolic variables (a number becomes one by T.constant), but "
-            + bullet_list(wrong)
+            "the step must return symbolic variables (a number becomes one by T.constant), but " + bullet_list(wrong)
         )
 
 
@@ -370,9 +363,7 @@ def _keeps_value(init: Any, dtype: str) -> bool:
         value = init.params[0].array
         with np.errstate(all="ignore"):
             return bool(
-                np.array_equal(
-                    value.astype(dtype).astype(value.dtype), value, equal_nan=value.dtype.kind == "f"
-                )
+                np.array_equal(value.astype(dtype).astype(value.dtype), value, equal_nan=value.dtype.kind == "f")
             )
     return is_lossless(init.type.dtype, dtype)
 
@@ -435,11 +426,7 @@ def _build(
 
 
 def _read_truncate(truncate_gradient: Any) -> int | None:
-    if (
-        not isinstance(truncate_gradient, (int, np.integer))
-        or truncate_gradient < -1
-        or truncate_gradient == 0
-    ):
+    if not isinstance(truncate_gradient, (int, np.integer)) or truncate_gradient < -1 or truncate_gradient == 0:
         raise OstinatoValueError(
             f"truncate_gradient is how many last steps derivatives go back, or -1 for all, not {truncate_gradient!r}"
         )
@@ -454,8 +441,7 @@ def _check_strict(trace: _Trace, rest: list[Any]) -> None:
     missed = [describe(n) for n in free if n not in known and n not in updated]
     if missed:
         raise MissingNonSequence(
-            "with strict=True the step may use only what is passed; missing in non_sequences: "
-            + ", ".join(missed)
+            "with strict=True the step may use only what is passed; missing in non_sequences: " + ", ".join(missed)
         )
 
 
@@ -581,9 +567,7 @@ def scan(
     A state whose initial value has another dtype than what the step returns is promoted where nothing is
     lost. A step may be called more than once to find that out. With no steps, outputs have 0 rows.
     """
-    built = _build(
-        fn, sequences, outputs_info, non_sequences, n_steps, truncate_gradient, go_backwards, name, strict
-    )
+    built = _build(fn, sequences, outputs_info, non_sequences, n_steps, truncate_gradient, go_backwards, name, strict)
     return _returned(built.outputs, return_list), built.updates
 
 

@@ -13,9 +13,7 @@ from ostinato.ops.leaf import is_number
 from ostinato.types import DTYPES, FLOATS, TensorType, is_lossless
 
 
-def convert(
-    value: Any, type_: TensorType, what: str, allow_downcast: bool | None = None
-) -> np.ndarray[Any, Any]:
+def convert(value: Any, type_: TensorType, what: str, allow_downcast: bool | None = None) -> np.ndarray[Any, Any]:
     """`value` as an array of the given type; itself where it is one already.
 
     Parameters
@@ -56,9 +54,7 @@ def _as_array(value: Any, what: str) -> np.ndarray[Any, Any]:
 
 
 def _shape_fits(array: np.ndarray[Any, Any], type_: TensorType) -> bool:
-    return array.ndim == type_.ndim and all(
-        s is None or s == n for s, n in zip(type_.shape, array.shape, strict=True)
-    )
+    return array.ndim == type_.ndim and all(s is None or s == n for s, n in zip(type_.shape, array.shape, strict=True))
 
 
 def _cast(
@@ -71,11 +67,7 @@ def _cast(
     fine = is_lossless(own, dtype) or allow_downcast
     fine = fine or (array.dtype.kind in "iu" and dtype in FLOATS and _exact(array, dtype))
     fine = fine or (
-        bare
-        and array.dtype.kind == "f"
-        and dtype in FLOATS
-        and allow_downcast is None
-        and _may_round(value, dtype)
+        bare and array.dtype.kind == "f" and dtype in FLOATS and allow_downcast is None and _may_round(value, dtype)
     )
     if not fine or (dtype == "bool" and not allow_downcast):
         raise OstinatoTypeError(

@@ -34,9 +34,7 @@ def _problems(graph: Graph, inside_loop: bool) -> list[str]:
     for node in graph.nodes():
         problems += _node_problems(node, params, inside_loop)
         if node.op is LOOP:
-            problems += [
-                f"in the body of loop: {p}" for p in _problems(node.params[0].body, inside_loop=True)
-            ]
+            problems += [f"in the body of loop: {p}" for p in _problems(node.params[0].body, inside_loop=True)]
     return problems
 
 

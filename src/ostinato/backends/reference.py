@@ -176,8 +176,7 @@ def _empty_outputs(spec: LoopSpec, arrays: Sequence[Any]) -> list[Any]:
     rows = [np.zeros(np.shape(s)[1:], s.dtype) for s in given.sequences]
     found = iter(probe.run((np.int64(0), *rows, *given.carries, *given.invariants)))
     return [
-        np.zeros((0, *[int(next(found)) for _ in w]), o.type.dtype)
-        for w, o in zip(wanted, body.outputs, strict=True)
+        np.zeros((0, *[int(next(found)) for _ in w]), o.type.dtype) for w, o in zip(wanted, body.outputs, strict=True)
     ]
 
 

@@ -21,7 +21,54 @@ from ostinato.ops.reduce import sum as sum_
 from ostinato.ops.sizes import as_size_node, broadcast_to, product, read_sizes, sizes
 from ostinato.types import FLOATS, TensorType
 
+# What users find in `ostinato.tensor`.
+__all__ = [
+    "binary_crossentropy",
+    "categorical_crossentropy",
+    "clip",
+    "cumprod",
+    "deg2rad",
+    "diag",
+    "elu",
+    "flip",
+    "hard_sigmoid",
+    "inv",
+    "isclose",
+    "log_softmax",
+    "logsumexp",
+    "logical_and",
+    "logical_or",
+    "mean",
+    "norm",
+    "ptp",
+    "rad2deg",
+    "relu",
+    "repeat",
+    "roll",
+    "softmax",
+    "softplus",
+    "sqr",
+    "stack",
+    "std",
+    "tile",
+    "to_one_hot",
+    "trace",
+    "tril",
+    "triu",
+    "var",
+]
+
 # ---- elementwise ----------------------------------------------------------------------------------
+
+
+def logical_and(x: Any, y: Any) -> Any:
+    """Whether both are true (non-zero), as booleans."""
+    return e.and_(e.cast(x, "bool"), e.cast(y, "bool"))
+
+
+def logical_or(x: Any, y: Any) -> Any:
+    """Whether at least one is true (non-zero), as booleans."""
+    return e.or_(e.cast(x, "bool"), e.cast(y, "bool"))
 
 
 def sqr(x: Any) -> Any:
@@ -96,9 +143,7 @@ def mean(x: Any, axis: Axis = None, dtype: str | None = None, keepdims: bool = F
     """The mean over `axis`; integers are averaged as `config.floatX`. NaN over nothing."""
     node = e.cast(as_tensor(x), dtype) if dtype else _as_float(x)
     axes = _axes(axis, node.type.ndim)
-    return sum_(node, axis=axes, keepdims=keepdims) / e.cast(
-        as_size_node(_count(node, axes)), node.type.dtype
-    )
+    return sum_(node, axis=axes, keepdims=keepdims) / e.cast(as_size_node(_count(node, axes)), node.type.dtype)
 
 
 def var(x: Any, axis: Axis = None, ddof: int = 0, keepdims: bool = False) -> Any:
@@ -187,9 +232,7 @@ def running_product(x: Any, include_self: bool = True) -> Any:
     after = p * x_t
     first = broadcast_to(constant(1, row.dtype), sizes(x)[1:])
     body = Body(t, (x_t,), (p,), (), (after,), (after if include_self else p,), None)
-    return build_loop(
-        body, LoopInputs(as_size_node(sizes(x)[0]), (x,), (first,), ()), name="cumprod"
-    ).outputs[0]
+    return build_loop(body, LoopInputs(as_size_node(sizes(x)[0]), (x,), (first,), ()), name="cumprod").outputs[0]
 
 
 def product_of_others(x: Any, axes: Sequence[int]) -> Any:
@@ -243,7 +286,7 @@ def tile(x: Any, reps: Any, ndim: int | None = None) -> Any:
     """`x` repeated as a whole, `reps` times per dimension."""
     node, times = as_tensor(x), read_sizes(reps, "reps")
     rank = max(node.type.ndim, len(times), ndim or 0)
-    times = [1] * (rank - len(times)) + times
+    times = [*[1] * (rank - len(times)), *times]
     node = dimshuffle(node, ["x"] * (rank - node.type.ndim) + list(range(node.type.ndim)))
     own = list(sizes(node))
     spread = dimshuffle(node, [o for i in range(rank) for o in ("x", i)])
@@ -272,7 +315,7 @@ def diag(x: Any, k: int = 0) -> Any:
     """The k-th diagonal of a matrix as a vector; or the matrix that has a vector on its k-th diagonal."""
     node = as_tensor(x)
     if node.type.ndim == 1:
-        n = sizes(node)[0]
+        n: Any = sizes(node)[0]
         side = n + max(k, -k)
         empty = zeros((side, side), node.type.dtype)
         i = arange(n)
@@ -310,6 +353,4 @@ def _triangle(x: Any, keep: Any) -> Any:
 def to_one_hot(y: Any, n_classes: Any, dtype: str | None = None) -> Any:
     """A matrix with one row per element of the integer vector `y` and a 1 in the column it names."""
     classes = arange(read_sizes(n_classes, "n_classes")[0])
-    return e.cast(
-        e.eq(dimshuffle(as_tensor(y, ndim=1), 0, "x"), dimshuffle(classes, "x", 0)), dtype or "floatX"
-    )
+    return e.cast(e.eq(dimshuffle(as_tensor(y, ndim=1), 0, "x"), dimshuffle(classes, "x", 0)), dtype or "floatX")

@@ -16,18 +16,26 @@ from ostinato.ops.op import Op, Sample, register
 from ostinato.ops.sizes import broadcast_sizes, product, sizes, unbroadcast
 from ostinato.types import TensorType, broadcast_static, promote
 
+# What users find in `ostinato.tensor`.
+__all__ = [
+    "batched_dot",
+    "dot",
+    "matmul",
+    "outer",
+    "tensordot",
+]
+
 _RNG = np.random.default_rng(7)
 
 
 def _matmul_infer(x: Node, y: Node) -> TensorType:
     if x.type.dtype != y.type.dtype or min(x.type.ndim, y.type.ndim) < 2:
-        raise OstinatoTypeError(
-            f"matmul: expected stacks of matrices of one dtype, got {describe(x)}, {describe(y)}"
-        )
+        raise OstinatoTypeError(f"matmul: expected stacks of matrices of one dtype, got {describe(x)}, {describe(y)}")
     inner = {x.type.shape[-1], y.type.shape[-2]} - {None}
     if len(inner) > 1:
         raise ShapeError(
-            f"matrix product: {describe(x)} has {x.type.shape[-1]} columns, but {describe(y)} has {y.type.shape[-2]} rows"
+            f"matrix product: {describe(x)} has {x.type.shape[-1]} columns, "
+            f"but {describe(y)} has {y.type.shape[-2]} rows"
         )
     lead = broadcast_static([x.type.shape[:-2], y.type.shape[:-2]])
     return x.type.with_shape((*lead, x.type.shape[-2], y.type.shape[-1]))
@@ -62,9 +70,7 @@ MATMUL: Op = register(
         sizes=_matmul_sizes,
         samples=(
             Sample(lambda x, y: make(MATMUL, (x, y)), (_RNG.normal(size=(2, 3)), _RNG.normal(size=(3, 4)))),
-            Sample(
-                lambda x, y: make(MATMUL, (x, y)), (_RNG.normal(size=(2, 2, 3)), _RNG.normal(size=(1, 3, 2)))
-            ),
+            Sample(lambda x, y: make(MATMUL, (x, y)), (_RNG.normal(size=(2, 2, 3)), _RNG.normal(size=(1, 3, 2)))),
             Sample(lambda x, y: make(MATMUL, (x, y)), (_RNG.normal(size=(2, 0)), _RNG.normal(size=(0, 2)))),
         ),
         doc="Matrix product over the last two dimensions; leading dimensions broadcast.",
@@ -118,9 +124,7 @@ def batched_dot(x: Any, y: Any) -> Any:
     """For each index of the common first dimension, the `dot` of the two items (of at most 2 dimensions)."""
     a, b = _pair(x, y)
     if not (1 <= a.type.ndim <= 3 and 1 <= b.type.ndim <= 3):
-        raise OstinatoTypeError(
-            f"batched_dot: expected 1 to 3 dimensions, got {describe(a)} and {describe(b)}"
-        )
+        raise OstinatoTypeError(f"batched_dot: expected 1 to 3 dimensions, got {describe(a)} and {describe(b)}")
     if 1 in (a.type.ndim, b.type.ndim):
         pad = [a, b]
         ndim = max(a.type.ndim, b.type.ndim)
@@ -143,7 +147,7 @@ def tensordot(x: Any, y: Any, axes: int | Sequence[Any] = 2) -> Any:
     if isinstance(axes, (int, np.integer)):
         of_a, of_b = list(range(a.type.ndim - axes, a.type.ndim)), list(range(axes))
     else:
-        of_a, of_b = ([p] if isinstance(p, (int, np.integer)) else list(p) for p in axes)
+        of_a, of_b = ([int(p)] if isinstance(p, (int, np.integer)) else list(p) for p in axes)
     of_a = [normalize_axis(i, a.type.ndim) for i in of_a]
     of_b = [normalize_axis(i, b.type.ndim) for i in of_b]
     if len(of_a) != len(of_b):

@@ -13,6 +13,12 @@ from ostinato.ops.op import Op, Sample, register
 from ostinato.ops.sizes import sizes
 from ostinato.types import TensorType
 
+# What users find in `ostinato.tensor`.
+__all__ = [
+    "disconnected_grad",
+    "zero_grad",
+]
+
 STOP: Op = register(
     Op(
         "disconnected_grad",

@@ -17,6 +17,20 @@ from ostinato.ops.op import Op, Sample, register
 from ostinato.ops.sizes import SIZE, broadcast_to, sizes
 from ostinato.types import FLOATS, TensorType, check_dtype, promote
 
+# What users find in `ostinato.tensor`.
+__all__ = [
+    "alloc",
+    "arange",
+    "eye",
+    "full",
+    "full_like",
+    "identity_like",
+    "ones",
+    "ones_like",
+    "zeros",
+    "zeros_like",
+]
+
 
 def _arange_length(start: Any, stop: Any, step: Any) -> int | None:
     values = [constant_value(v) for v in (start, stop, step)]
@@ -126,4 +140,5 @@ def eye(n: Any, m: Any = None, k: Any = 0, dtype: str | None = None) -> Any:
 def identity_like(x: Any, dtype: str | None = None) -> Any:
     """`eye` of the shape (and dtype, unless given) of the matrix `x`."""
     node = as_tensor(x, ndim=2)
-    return eye(*sizes(node), dtype=dtype or node.type.dtype)
+    rows, columns = sizes(node)
+    return eye(rows, columns, dtype=dtype or node.type.dtype)

@@ -24,6 +24,69 @@ from ostinato.ops.op import Op, Rule, Sample, register
 from ostinato.ops.sizes import broadcast_sizes, unbroadcast
 from ostinato.types import FLOATS, TensorType, broadcast_static, check_dtype, promote
 
+# What users find in `ostinato.tensor`.
+__all__ = [
+    "abs",
+    "add",
+    "and_",
+    "arccos",
+    "arccosh",
+    "arcsin",
+    "arcsinh",
+    "arctan",
+    "arctan2",
+    "arctanh",
+    "cast",
+    "ceil",
+    "cos",
+    "cosh",
+    "eq",
+    "erf",
+    "erfc",
+    "exp",
+    "exp2",
+    "expm1",
+    "floor",
+    "floor_div",
+    "gammaln",
+    "ge",
+    "gt",
+    "invert",
+    "isinf",
+    "isnan",
+    "le",
+    "log",
+    "log1p",
+    "log2",
+    "log10",
+    "logaddexp",
+    "logical_not",
+    "lt",
+    "maximum",
+    "minimum",
+    "mod",
+    "mul",
+    "neg",
+    "neq",
+    "or_",
+    "polygamma",
+    "pow",
+    "psi",
+    "round",
+    "sigmoid",
+    "sign",
+    "sin",
+    "sinh",
+    "sqrt",
+    "sub",
+    "tan",
+    "tanh",
+    "true_div",
+    "trunc",
+    "where",
+    "xor",
+]
+
 
 class Builder(Protocol):
     """A function that builds nodes of one op."""
@@ -96,10 +159,7 @@ def elementwise(
 
     def pull_back(g: Node, out: Node, *inputs: Node) -> list[Node | None]:
         assert vjp is not None
-        return [
-            unbroadcast(c, i) if c is not None else None
-            for c, i in zip(vjp(g, out, *inputs), inputs, strict=True)
-        ]
+        return [unbroadcast(c, i) if c is not None else None for c, i in zip(vjp(g, out, *inputs), inputs, strict=True)]
 
     op = register(
         Op(
@@ -502,7 +562,7 @@ POLYGAMMA: Op = register(
 
 def polygamma(order: int, x: Any) -> Any:
     """The derivative of `psi` of the given order (an int >= 1) at x."""
-    if not isinstance(order, int) or order < 1:
+    if order < 1:
         raise OstinatoTypeError(f"the order of polygamma is an int >= 1, not {order!r}")
     node = as_tensor(x)
     return make(POLYGAMMA, (cast(node, _float(node.type.dtype)),), (order,))

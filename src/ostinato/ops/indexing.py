@@ -29,6 +29,13 @@ from ostinato.ops.sizes import (
 )
 from ostinato.types import INTEGERS, TensorType, broadcast_static, promote
 
+# What users find in `ostinato.tensor`.
+__all__ = [
+    "inc_subtensor",
+    "set_subtensor",
+    "take",
+]
+
 # How one dimension is indexed: None for a single index (one input), or which of start, stop and step
 # of a slice are given (one input each).
 Pattern = tuple[tuple[bool, bool, bool] | None, ...]
@@ -39,9 +46,7 @@ _A = np.arange(12.0).reshape(3, 4) - 4.5
 def _unflatten(pattern: Pattern, values: Sequence[Any]) -> tuple[Any, ...]:
     """The index expression: one entry per dimension, a value or a slice of values and Nones."""
     rest = iter(values)
-    return tuple(
-        [next(rest) if p is None else slice(*[next(rest) if given else None for given in p]) for p in pattern]
-    )
+    return tuple([next(rest) if p is None else slice(*[next(rest) if given else None for given in p]) for p in pattern])
 
 
 # ---- types and sizes ------------------------------------------------------------------------------
@@ -150,7 +155,7 @@ def _write_infer(x: Node, y: Node, *values: Node, **params: Any) -> TensorType:
         p is not None and j is not None and j > p for j, p in zip(joined, part.shape, strict=True)
     ):
         raise ShapeError(f"cannot write {describe(y)} into a part of type {part} of {describe(x)}")
-    return x.type  # type: ignore[no-any-return]
+    return x.type
 
 
 _SLICE_SAMPLES = (
@@ -351,9 +356,7 @@ def _element(vector: Node, index: Any) -> Any:
     n = len(vector.inputs)
     if isinstance(index, (int, np.integer)) and not isinstance(index, bool) and -n <= index < n:
         return vector.inputs[int(index)]
-    if isinstance(index, slice) and all(
-        p is None or isinstance(p, int) for p in (index.start, index.stop, index.step)
-    ):
+    if isinstance(index, slice) and all(p is None or isinstance(p, int) for p in (index.start, index.stop, index.step)):
         return make(MAKE_VECTOR, vector.inputs[index])
     return None
 
@@ -378,8 +381,7 @@ def _read_entry(x: Node, entry: Any) -> Any:
         return entry
     if isinstance(entry, slice):
         parts = [
-            None if p is None else as_int_scalar(p, "a bound of a slice")
-            for p in (entry.start, entry.stop, entry.step)
+            None if p is None else as_int_scalar(p, "a bound of a slice") for p in (entry.start, entry.stop, entry.step)
         ]
         if parts[2] is not None and static_int(parts[2]) == 0:
             raise OstinatoIndexError("the step of a slice cannot be 0")

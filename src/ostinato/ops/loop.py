@@ -121,14 +121,12 @@ def _read_problems(given: LoopInputs, body: Body) -> list[str]:
 def _carry_problems(given: LoopInputs, body: Body) -> list[str]:
     problems = []
     for x, p, n in zip(given.carries, body.carries, body.next_carries, strict=True):
-        problems += [
-            f"{describe(v)} does not fit carry {describe(p)}" for v in (x, n) if not fits(v.type, p.type)
-        ]
+        problems += [f"{describe(v)} does not fit carry {describe(p)}" for v in (x, n) if not fits(v.type, p.type)]
     return problems
 
 
 def _item_infer(x: Node, *, index: int) -> TensorType:
-    return x.type.items[index]  # type: ignore[no-any-return]
+    return x.type.items[index]
 
 
 def _item_sizes(x: Node, *, index: int) -> list[Any]:
@@ -163,9 +161,7 @@ def _known_sizes(body: Body, given: LoopInputs) -> dict[Node, Any]:
         (body.invariants, given.invariants, 0),
     ):
         for p, x in zip(params, outer, strict=True):
-            known.update(
-                {make(SIZE, (p,), (a,)): as_size_node(sizes(x)[a + skip]) for a in range(p.type.ndim)}
-            )
+            known.update({make(SIZE, (p,), (a,)): as_size_node(sizes(x)[a + skip]) for a in range(p.type.ndim)})
     return known
 
 
@@ -198,9 +194,7 @@ def results_of(node: Node) -> LoopResults:
     return LoopResults(items[: spec.n_carries], items[spec.n_carries : -1], items[-1])
 
 
-def build_loop(
-    body: Body, given: LoopInputs, truncate: int | None = None, name: str | None = None
-) -> LoopResults:
+def build_loop(body: Body, given: LoopInputs, truncate: int | None = None, name: str | None = None) -> LoopResults:
     """A Loop from a body that may use variables of the outside: they become invariants.
 
     Parameters
@@ -261,8 +255,7 @@ def _generalise(
     for _ in range(1 + sum(i.type.ndim for i in inits)):
         carries = params[1 + n_sequences :]
         wanted = [
-            join(join(p.type, i.type), r.type)
-            for p, i, r in zip(carries, inits, results[: len(inits)], strict=True)
+            join(join(p.type, i.type), r.type) for p, i, r in zip(carries, inits, results[: len(inits)], strict=True)
         ]
         if all(p.type == w for p, w in zip(carries, wanted, strict=True)):
             break
@@ -317,9 +310,7 @@ class _ReversedBody:
         from ostinato.grad import backward
 
         body = self.body
-        self.carry_seeds = {
-            i: new_input(body.carries[i].type, _bar(body.carries[i])) for i in sorted(self.active)
-        }
+        self.carry_seeds = {i: new_input(body.carries[i].type, _bar(body.carries[i])) for i in sorted(self.active)}
         self.output_seeds = {j: new_input(body.outputs[j].type, _bar(body.outputs[j])) for j in self.seeded}
         seeds = [(body.next_carries[i], s) for i, s in self.carry_seeds.items()]
         seeds += [(body.outputs[j], s) for j, s in self.output_seeds.items()]
@@ -336,18 +327,13 @@ class _ReversedBody:
     def next_carries(self) -> list[Any]:
         """The cotangents that go to the step before; zero where a step sends none."""
         results = [self.carry_results[i] for i in self.carries]
-        return [
-            _zeros(self.body.carries[i]) if r is None else r
-            for i, r in zip(self.carries, results, strict=True)
-        ]
+        return [_zeros(self.body.carries[i]) if r is None else r for i, r in zip(self.carries, results, strict=True)]
 
     def results(self) -> list[Any]:
         sums = [self.invariant_results[i] for i in self.summed]
         return [*self.next_carries(), *sums, *[self.sequence_results[i] for i in self.stacked]]
 
-    def collect(
-        self, given: LoopInputs, finals: list[Any], rows: list[Any], steps: Any, back: Any
-    ) -> list[Any]:
+    def collect(self, given: LoopInputs, finals: list[Any], rows: list[Any], steps: Any, back: Any) -> list[Any]:
         """The backward loop's results as cotangents of the flat inputs."""
         found: dict[Node, Any] = {}
         whole = self.spec.truncate is None
@@ -410,10 +396,7 @@ def _residuals(reverse: _ReversedBody, body: Body) -> list[Node]:
 
 def _derivable(node: Node, at_hand: set[Node]) -> bool:
     """Whether a value follows from what is at hand by cheap ops alone."""
-    for n in topological([node], stop=at_hand):
-        if n not in at_hand and not n.op.cheap:
-            return False
-    return True
+    return all(n in at_hand or n.op.cheap for n in topological([node], stop=at_hand))
 
 
 def _recorded(body: Body, residuals: list[Node]) -> dict[Node, int]:
@@ -460,9 +443,7 @@ class _Reading(NamedTuple):
         return _flip(x if same_size(sizes(x)[0], _known(self.steps)) else x[: self.steps])
 
 
-def _backward_loop(
-    reverse: _ReversedBody, reading: _Reading, cotangents: list[Any]
-) -> tuple[list[Any], list[Any]]:
+def _backward_loop(reverse: _ReversedBody, reading: _Reading, cotangents: list[Any]) -> tuple[list[Any], list[Any]]:
     body, c = reading.body, reverse.spec.n_carries
     t = new_input(TensorType("int64", ()), "t")
     sums = [new_input(body.invariants[i].type, _bar(body.invariants[i])) for i in reverse.summed]
@@ -476,15 +457,11 @@ def _backward_loop(
     sequences = {inner[n]: reading.rows(x) for n, x in tables.items()}
     sequences |= {p: reading.rows(cotangents[c + j]) for j, p in seeds.items()}
     next_sums = [a + b for a, b in zip(sums, results[n : n + s], strict=True)]
-    inits = [
-        _zeros(reading.given.carries[i]) if cotangents[i] is None else cotangents[i] for i in reverse.carries
-    ]
+    inits = [_zeros(reading.given.carries[i]) if cotangents[i] is None else cotangents[i] for i in reverse.carries]
     inits += [_zeros(reading.given.invariants[i]) for i in reverse.summed]
     carries = [*[reverse.carry_seeds[i] for i in reverse.carries], *sums]
     loop = build_loop(
-        Body(
-            t, tuple(sequences), tuple(carries), (), (*results[:n], *next_sums), tuple(results[n + s :]), None
-        ),
+        Body(t, tuple(sequences), tuple(carries), (), (*results[:n], *next_sums), tuple(results[n + s :]), None),
         LoopInputs(reading.back, tuple(sequences.values()), tuple(inits), ()),
         name=f"gradient of {reverse.spec.name or 'loop'}",
     )

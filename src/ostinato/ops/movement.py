@@ -14,6 +14,23 @@ from ostinato.ops.op import Op, Sample, register
 from ostinato.ops.sizes import Size, as_size_nodes, product, read_sizes, same_size, sizes, static_shape
 from ostinato.types import TensorType, promote
 
+# What users find in `ostinato.tensor`.
+__all__ = [
+    "add_broadcast",
+    "concatenate",
+    "dimshuffle",
+    "expand_dims",
+    "flatten",
+    "join",
+    "reshape",
+    "shape_padleft",
+    "shape_padright",
+    "squeeze",
+    "swapaxes",
+    "transpose",
+    "unbroadcast_axes",
+]
+
 _A23 = np.arange(6.0).reshape(2, 3) - 2.5
 
 # ---- dimshuffle -----------------------------------------------------------------------------------
@@ -29,7 +46,7 @@ def _dimshuffle_infer(x: Node, *, order: tuple[int | str, ...]) -> TensorType:
 def _dimshuffle_numpy(x: Any, *, order: tuple[int | str, ...]) -> Any:
     dropped = tuple(a for a in range(np.ndim(x)) if a not in order)
     kept = [o for o in order if o != "x"]
-    ranks = {o: i for i, o in enumerate(sorted(kept))}  # type: ignore[type-var]
+    ranks = {o: i for i, o in enumerate(sorted(kept, key=int))}
     moved = np.transpose(np.squeeze(x, dropped) if dropped else x, [ranks[o] for o in kept])
     return np.expand_dims(moved, [i for i, o in enumerate(order) if o == "x"])
 
@@ -98,9 +115,7 @@ def transpose(x: Any, axes: Sequence[int] | None = None) -> Any:
     node = as_tensor(x)
     order = range(node.type.ndim)[::-1] if axes is None else axes
     if sorted(_axis(a, node.type.ndim) for a in order) != list(range(node.type.ndim)):
-        raise OstinatoValueError(
-            f"transpose: axes {tuple(order)} are no permutation of {node.type.ndim} dimensions"
-        )
+        raise OstinatoValueError(f"transpose: axes {tuple(order)} are no permutation of {node.type.ndim} dimensions")
     return dimshuffle(node, *order)
 
 
@@ -170,8 +185,9 @@ def reshape(x: Any, shape: Any, ndim: int | None = None) -> Any:
     ndim : the length of `shape` where it is a vector of unknown length; else not needed.
     """
     node = as_tensor(x)
-    if isinstance(shape, Node) and shape.type.ndim == 1 and shape.type.shape[0] is None and ndim is not None:
-        shape = [shape[i] for i in range(ndim)]
+    if isinstance(shape, Node) and shape.type.shape == (None,) and ndim is not None:
+        vector: Any = shape
+        shape = [vector[i] for i in range(ndim)]
     wanted = read_sizes(shape)
     free = [i for i, s in enumerate(wanted) if static_int(s) == -1]
     if len(free) > 1 or any((static_int(s) or 0) < -1 for s in wanted):
@@ -218,9 +234,7 @@ def _concatenate_infer(*inputs: Node, axis: int) -> TensorType:
     first = inputs[0].type
     wrong = [describe(i) for i in inputs if i.type.ndim != first.ndim or i.type.dtype != first.dtype]
     if wrong:
-        raise OstinatoTypeError(
-            f"concatenate: expected arrays like {describe(inputs[0])}, got {', '.join(wrong)}"
-        )
+        raise OstinatoTypeError(f"concatenate: expected arrays like {describe(inputs[0])}, got {', '.join(wrong)}")
     shape: list[int | None] = []
     for a in range(first.ndim):
         known = [i.type.shape[a] for i in inputs]
@@ -276,9 +290,7 @@ def concatenate(tensors: Sequence[Any], axis: int = 0) -> Any:
 
     nodes = as_operands(*tensors)
     if nodes[0].type.ndim == 0:
-        raise OstinatoTypeError(
-            f"concatenate: {describe(nodes[0])} has no dimension to join along; see stack"
-        )
+        raise OstinatoTypeError(f"concatenate: {describe(nodes[0])} has no dimension to join along; see stack")
     dtype = promote(*[n.type.dtype for n in nodes])
     if len(nodes) == 1:
         return nodes[0]

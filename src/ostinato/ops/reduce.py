@@ -15,6 +15,19 @@ from ostinato.ops.op import OPS, Op, Rule, Sample, register
 from ostinato.ops.sizes import broadcast_to, sizes
 from ostinato.types import SIGNED, UNSIGNED, TensorType, check_dtype
 
+# What users find in `ostinato.tensor`.
+__all__ = [
+    "all",
+    "any",
+    "argmax",
+    "argmin",
+    "cumsum",
+    "max",
+    "min",
+    "prod",
+    "sum",
+]
+
 Axis = int | Sequence[int] | None
 
 _A = np.array([[0.5, -1.5, 2.0], [1.25, 0.75, -0.4]])

@@ -48,21 +48,21 @@ MAKE_VECTOR: Op = register(
 
 def sizes(node: Node) -> tuple[Size, ...]:
     """The sizes of a node's value, ints where the type knows them."""
-    cached: tuple[Size, ...] | None = node._sizes  # type: ignore[attr-defined]
-    if cached is not None:
-        return cached
+    if node._sizes is not None:
+        return node._sizes
     # Rules ask for the sizes of inputs: fill those in first, from the leaves up, so nothing recurses.
     for n in topological([node], stop=_Known()):
-        if n._sizes is None and not isinstance(n.type, TupleType):  # type: ignore[attr-defined]
-            n._sizes = _own_sizes(n)  # type: ignore[attr-defined]
-    return node._sizes  # type: ignore[attr-defined,no-any-return]
+        if n._sizes is None and not isinstance(n.type, TupleType):
+            n._sizes = _own_sizes(n)
+    assert node._sizes is not None, "the results of a loop have sizes, not the loop"
+    return node._sizes
 
 
 class _Known:
     """The set of nodes whose sizes are known already."""
 
     def __contains__(self, node: object) -> bool:
-        return node._sizes is not None  # type: ignore[attr-defined,no-any-return]
+        return isinstance(node, Node) and node._sizes is not None
 
 
 def _own_sizes(node: Node) -> tuple[Size, ...]:
@@ -74,9 +74,7 @@ def _own_sizes(node: Node) -> tuple[Size, ...]:
     for axis, (known, size) in enumerate(zip(shape, ruled, strict=True)):
         if known is None and size is not None:
             known = static_int(size)
-        chosen.append(
-            known if known is not None else size if size is not None else make(SIZE, (node,), (axis,))
-        )
+        chosen.append(known if known is not None else size if size is not None else make(SIZE, (node,), (axis,)))
     return tuple(chosen)
 
 
@@ -135,7 +133,7 @@ def product(wanted: Sequence[Size]) -> Size:
     for s in wanted:
         if isinstance(s, Node):
             result = s if result is known and known == 1 else s * result
-    return result  # type: ignore[no-any-return]
+    return result
 
 
 def same_size(a: Size, b: Size) -> bool:
@@ -162,7 +160,7 @@ def _broadcast_size(candidates: list[Size]) -> Size:
         from ostinato.ops.elementwise import eq, where
 
         result = where(eq(result, 1), s, result)
-    return result  # type: ignore[no-any-return]
+    return result
 
 
 # ---- the reverse of broadcasting ------------------------------------------------------------------
@@ -185,9 +183,7 @@ SUM_TO: Op = register(
         vjp=lambda g, out, x, *wanted: (broadcast_to(g, sizes(x)), *[None] * len(wanted)),
         sizes=lambda x, *wanted: wanted,
         samples=(
-            Sample(
-                lambda x, n: make(SUM_TO, (x, constant(1), n)), (np.arange(6.0).reshape(2, 3), np.int64(3))
-            ),
+            Sample(lambda x, n: make(SUM_TO, (x, constant(1), n)), (np.arange(6.0).reshape(2, 3), np.int64(3))),
             Sample(lambda x, n: make(SUM_TO, (x, n)), (np.arange(6.0).reshape(2, 3), np.int64(3))),
         ),
         doc="Sum over the dimensions that broadcasting to the shape of x would have stretched.",
@@ -202,9 +198,7 @@ BROADCAST: Op = register(
         vjp=lambda g, out, x, *wanted: (unbroadcast(g, x), *[None] * len(wanted)),
         sizes=lambda x, *wanted: wanted,
         samples=(
-            Sample(
-                lambda x, n: make(BROADCAST, (x, n, constant(3))), (np.array([[1.0], [2.0]]), np.int64(2))
-            ),
+            Sample(lambda x, n: make(BROADCAST, (x, n, constant(3))), (np.array([[1.0], [2.0]]), np.int64(2))),
             Sample(lambda x: make(BROADCAST, (x, constant(2), constant(3))), (np.float64(1.5),)),
         ),
         cheap=True,

@@ -13,6 +13,7 @@ from functools import lru_cache
 from typing import Any
 
 from ostinato.graph import Graph, rewrite_nodes
+from ostinato.ops.elementwise import neg
 from ostinato.rewrite.engine import rewrite_pass
 from ostinato.rewrite.pattern import Rule, RuleTable, rule
 
@@ -36,7 +37,7 @@ def minus_zero(x: Any) -> Sides:
 
 
 def double_negation(x: Any) -> Sides:
-    return -(-x), x
+    return -neg(x), x
 
 
 def plus_negative(x: Any, y: Any) -> Sides:

@@ -39,4 +39,4 @@ def _fold(node: Node) -> Node | None:
             value = node.op.numpy(*[a[()] if a.ndim == 0 else a for a in arrays], **params_of(node))
     except (OstinatoError, ValueError, IndexError):
         return None  # it fails when the function runs, with a message that names the operands
-    return constant(value, node.type.dtype)  # type: ignore[no-any-return]
+    return constant(value, node.type.dtype)

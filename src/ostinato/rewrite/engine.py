@@ -53,4 +53,4 @@ def with_body(node: Node, body: Graph) -> Node:
     spec: LoopSpec = node.params[0]
     if body == spec.body:
         return node
-    return make(LOOP, node.inputs, (replace(spec, body=body),))  # type: ignore[no-any-return]
+    return make(LOOP, node.inputs, (replace(spec, body=body),))

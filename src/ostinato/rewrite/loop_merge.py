@@ -48,7 +48,7 @@ def _merge(group: list[Node]) -> Node:
     outputs = tuple(dict.fromkeys(o for s in specs for o in body_of(s).outputs))
     test = () if first.keep_going is None else (first.keep_going,)
     graph = Graph(specs[0].body.params, (*first.next_carries, *outputs, *test))
-    return make(LOOP, group[0].inputs, (replace(specs[0], body=graph),))  # type: ignore[no-any-return]
+    return make(LOOP, group[0].inputs, (replace(specs[0], body=graph),))
 
 
 def _correspondence(node: Node, merged: LoopResults) -> dict[Node, Node]:

@@ -39,9 +39,7 @@ def _shrink(node: Node, wanted: set[int]) -> dict[Node, Any]:
     spec: LoopSpec = node.params[0]
     body, given = body_of(spec), split(spec, node.inputs)
     outputs = [j for j in range(spec.n_outputs) if spec.n_carries + j in wanted]
-    carries = _live_carries(
-        body, {i for i in wanted if i < spec.n_carries}, [body.outputs[j] for j in outputs]
-    )
+    carries = _live_carries(body, {i for i in wanted if i < spec.n_carries}, [body.outputs[j] for j in outputs])
     roots = [body.next_carries[i] for i in carries] + [body.outputs[j] for j in outputs]
     roots += [] if body.keep_going is None else [body.keep_going]
     needed = set(topological(roots))
@@ -63,9 +61,7 @@ def _shrink(node: Node, wanted: set[int]) -> dict[Node, Any]:
         *_pick(given.carries, carries),
         *_pick(given.invariants, invariants),
     )
-    smaller = replace(
-        spec, body=Graph(params, tuple(roots)), n_sequences=len(sequences), n_carries=len(carries)
-    )
+    smaller = replace(spec, body=Graph(params, tuple(roots)), n_sequences=len(sequences), n_carries=len(carries))
     new, old = results_of(make(LOOP, inputs, (smaller,))), results_of(node)
     alias = {old.finals[i]: f for i, f in zip(carries, new.finals, strict=True)}
     alias |= {old.outputs[j]: y for j, y in zip(outputs, new.outputs, strict=True)}

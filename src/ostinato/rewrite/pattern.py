@@ -76,9 +76,7 @@ def build(pattern: Node, found: dict[Node, Node], dtype: str) -> Any:
         return None
 
     constants = {
-        n: constant(n.params[0].array, dtype)
-        for n in _constants(pattern)
-        if n.params[0].array.dtype.name != dtype
+        n: constant(n.params[0].array, dtype) for n in _constants(pattern) if n.params[0].array.dtype.name != dtype
     }
     return rewrite_nodes([pattern], convert, {**constants, **found})[0]
 
@@ -105,5 +103,5 @@ class RuleTable:
             if match(r.left, node, found):
                 new = build(r.right, found, node.type.dtype)
                 if new.type == node.type:
-                    return new  # type: ignore[no-any-return]
+                    return new
         return None

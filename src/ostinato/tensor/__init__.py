@@ -5,137 +5,24 @@ from __future__ import annotations
 from typing import Any
 
 from ostinato.errors import OstinatoTypeError
-from ostinato.grad import grad
-from ostinato.ops.composite import (
-    binary_crossentropy,
-    categorical_crossentropy,
-    clip,
-    cumprod,
-    deg2rad,
-    diag,
-    elu,
-    flip,
-    hard_sigmoid,
-    inv,
-    isclose,
-    log_softmax,
-    logsumexp,
-    mean,
-    norm,
-    ptp,
-    rad2deg,
-    relu,
-    repeat,
-    roll,
-    softmax,
-    softplus,
-    sqr,
-    stack,
-    std,
-    tile,
-    to_one_hot,
-    trace,
-    tril,
-    triu,
-    var,
-)
-from ostinato.ops.contraction import batched_dot, dot, matmul, outer, tensordot
-from ostinato.ops.creation import (
-    alloc,
-    arange,
-    eye,
-    full,
-    full_like,
-    identity_like,
-    ones,
-    ones_like,
-    zeros,
-    zeros_like,
-)
-from ostinato.ops.elementwise import (
-    abs,
-    add,
-    and_,
-    arccos,
-    arccosh,
-    arcsin,
-    arcsinh,
-    arctan,
-    arctan2,
-    arctanh,
-    cast,
-    ceil,
-    cos,
-    cosh,
-    eq,
-    erf,
-    erfc,
-    exp,
-    exp2,
-    expm1,
-    floor,
-    floor_div,
-    gammaln,
-    ge,
-    gt,
-    invert,
-    isinf,
-    isnan,
-    le,
-    log,
-    log1p,
-    log2,
-    log10,
-    logaddexp,
-    logical_not,
-    lt,
-    maximum,
-    minimum,
-    mod,
-    mul,
-    neg,
-    neq,
-    or_,
-    polygamma,
-    pow,
-    psi,
-    round,
-    sigmoid,
-    sign,
-    sin,
-    sinh,
-    sqrt,
-    sub,
-    tan,
-    tanh,
-    true_div,
-    trunc,
-    where,
-    xor,
-)
-from ostinato.ops.indexing import inc_subtensor, set_subtensor, take
+from ostinato.grad import grad as grad
+from ostinato.ops.composite import *
+from ostinato.ops.contraction import *
+from ostinato.ops.control import *
+from ostinato.ops.creation import *
+from ostinato.ops.elementwise import *
+from ostinato.ops.indexing import *
 from ostinato.ops.leaf import as_tensor, constant_value
-from ostinato.ops.movement import (
-    add_broadcast,
-    concatenate,
-    dimshuffle,
-    expand_dims,
-    flatten,
-    join,
-    reshape,
-    shape_padleft,
-    shape_padright,
-    squeeze,
-    swapaxes,
-    transpose,
-    unbroadcast_axes,
-)
-from ostinato.ops.reduce import all, any, argmax, argmin, cumsum, max, min, prod, sum
-from ostinato.ops.sizes import broadcast_to, shape_vector
-from ostinato.tensor import nnet
-from ostinato.tensor.constructors import all_constructors, tensor
+from ostinato.ops.movement import *
+from ostinato.ops.reduce import *
+from ostinato.ops.sizes import broadcast_to as broadcast_to
+from ostinato.ops.sizes import shape_vector
+from ostinato.tensor import nnet as nnet
+from ostinato.tensor.constructors import all_constructors
+from ostinato.tensor.constructors import tensor as tensor
 from ostinato.tensor.variable import TensorConstant, TensorVariable
-from ostinato.types import FLOATS, INTEGERS, TensorType
+from ostinato.types import FLOATS, INTEGERS
+from ostinato.types import TensorType as TensorType
 
 # Theano's other names for the same things.
 abs_ = abs
@@ -146,8 +33,6 @@ bitwise_and, bitwise_or, bitwise_xor, bitwise_not = and_, or_, xor, invert
 digamma = psi
 int_div = floor_div
 lgamma = gammaln
-logical_and, logical_or = and_, or_
-mod_ = mod
 round_ = round
 sgn = sign
 shape = shape_vector

@@ -39,7 +39,9 @@ def _single(kind: str, prefix: str) -> Callable[..., Any]:
 
     sizes = ", ".join("1" if s == 1 else "?" for s in shape)
     make_variable.__name__ = make_variable.__qualname__ = prefix + kind
-    make_variable.__doc__ = f"A new input variable of shape ({sizes}) and dtype {fixed or '`config.floatX` (unless `dtype` is given)'}."
+    make_variable.__doc__ = (
+        f"A new input variable of shape ({sizes}) and dtype {fixed or '`config.floatX` (unless `dtype` is given)'}."
+    )
     return make_variable
 
 
@@ -69,9 +71,7 @@ def _plural_name(kind: str) -> str:
     return "matrices" if kind == "matrix" else kind + "s"
 
 
-def tensor(
-    dtype: str | None = None, shape: Any = (), name: str | None = None, broadcastable: Any = None
-) -> Any:
+def tensor(dtype: str | None = None, shape: Any = (), name: str | None = None, broadcastable: Any = None) -> Any:
     """A new input variable of any type.
 
     Parameters

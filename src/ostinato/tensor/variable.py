@@ -31,17 +31,17 @@ class TensorVariable(Node):
     @property
     def dtype(self) -> str:
         """The name of the dtype."""
-        return self.type.dtype  # type: ignore[no-any-return]
+        return self.type.dtype
 
     @property
     def ndim(self) -> int:
         """The number of dimensions."""
-        return self.type.ndim  # type: ignore[no-any-return]
+        return self.type.ndim
 
     @property
     def broadcastable(self) -> tuple[bool, ...]:
         """Which dimensions are known to have size 1."""
-        return self.type.broadcastable  # type: ignore[no-any-return]
+        return self.type.broadcastable
 
     @property
     def shape(self) -> Any:
@@ -71,7 +71,7 @@ class TensorVariable(Node):
 
         given = dict(inputs or {})
         run = function(list(given), self, on_unused_input="ignore")
-        return run(*given.values())  # type: ignore[no-any-return]
+        return run(*given.values())
 
     # ---- operators ----
 
@@ -178,10 +178,8 @@ class TensorVariable(Node):
 
     def __len__(self) -> int:
         if self.ndim and self.type.shape[0] is not None:
-            return self.type.shape[0]  # type: ignore[no-any-return]
-        raise OstinatoTypeError(
-            f"the length of {describe(self)} is not known yet; use x.shape[0] in the graph"
-        )
+            return self.type.shape[0]
+        raise OstinatoTypeError(f"the length of {describe(self)} is not known yet; use x.shape[0] in the graph")
 
     def __float__(self) -> float:
         raise self._no_value("float")
@@ -206,7 +204,7 @@ class TensorVariable(Node):
     def __iter__(self) -> Iterator[Any]:
         if not self.ndim or self.type.shape[0] is None:
             raise OstinatoTypeError(
-                f"{describe(self)} cannot be iterated over: its length is not known when the graph is built; use scan"
+                f"{describe(self)} cannot be iterated over, since its length is not known yet; use scan"
             )
         return iter([self[i] for i in range(self.type.shape[0])])
 
@@ -219,9 +217,8 @@ class TensorVariable(Node):
 
     def transpose(self, *axes: Any) -> Any:
         """See `ostinato.tensor.transpose`; the axes may be given one by one."""
-        if len(axes) == 1 and (axes[0] is None or isinstance(axes[0], (list, tuple))):
-            axes = axes[0]
-        return movement.transpose(self, axes or None)
+        given = axes[0] if len(axes) == 1 and not isinstance(axes[0], int) else axes
+        return movement.transpose(self, given or None)
 
     def reshape(self, shape: Any, *more: Any, ndim: int | None = None) -> Any:
         """See `ostinato.tensor.reshape`; the sizes may be given one by one."""
