@@ -397,7 +397,7 @@ class _Built(NamedTuple):
 
     loop: LoopResults
     outputs: list[Any]
-    finals: list[Any]
+    finals: Callable[[], list[Any]]
     updates: Updates
 
 
@@ -422,7 +422,7 @@ def _build(
     body, inits = _body(trace, states)
     given = LoopInputs(n, tuple(s.view(k, go_backwards) for s in reads for k in s.taps), tuple(inits), ())
     loop = build_loop(body, given, _read_truncate(truncate_gradient), name)
-    return _Built(loop, loop.outputs, _finals(trace, states, loop), _final_updates(trace, loop))
+    return _Built(loop, loop.outputs, lambda: _finals(trace, states, loop), _final_updates(trace, loop))
 
 
 def _read_truncate(truncate_gradient: Any) -> int | None:
@@ -604,7 +604,7 @@ def reduce(
 ) -> tuple[Any, Updates]:
     """The last outputs of a `scan`; after no steps the initial values."""
     built = _build(fn, sequences, outputs_info, non_sequences, None, -1, go_backwards, name, False)
-    return _returned(built.finals, False), built.updates
+    return _returned(built.finals(), False), built.updates
 
 
 def foldl(

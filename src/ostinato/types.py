@@ -105,12 +105,20 @@ def check_dtype(dtype: object) -> str:
 
         return config.floatX
     try:
-        name = np.dtype(dtype).name  # type: ignore[call-overload]
-    except TypeError:
-        name = str(dtype)
+        name = _dtype_name(dtype)
+    except TypeError:  # not hashable, so no dtype either
+        name = repr(dtype)
     if name not in DTYPES:
         raise OstinatoTypeError(f"dtype {name!r} is not supported; there is {', '.join(DTYPES)}")
-    return str(name)
+    return name
+
+
+@cache
+def _dtype_name(dtype: Any) -> str:
+    try:
+        return str(np.dtype(dtype).name)
+    except TypeError:
+        return str(dtype)
 
 
 @cache

@@ -468,7 +468,7 @@ log1p: Builder = _function(
 sqrt: Builder = _function("sqrt", np.sqrt, lambda g, out, x: (g * 0.5 / out,), "Square root; NaN below 0.", "positive")
 sin: Builder = _function("sin", np.sin, lambda g, out, x: (g * cos(x),), "Sine of x in radians.")
 cos: Builder = _function("cos", np.cos, lambda g, out, x: (-g * sin(x),), "Cosine of x in radians.")
-tan: Builder = _function("tan", np.tan, lambda g, out, x: (g * (1 + out * out),), "Tangent of x in radians.")
+tan: Builder = _function("tan", np.tan, lambda g, out, x: (g * (1 + out * out),), "Tangent of x in radians.", "unit")
 arcsin: Builder = _function(
     "arcsin", np.arcsin, lambda g, out, x: (g / sqrt(1 - x * x),), "Inverse sine, radians.", "unit"
 )
@@ -532,14 +532,14 @@ gammaln: Builder = _function(
     _special(scipy.special.gammaln),
     lambda g, out, x: (g * psi(x),),
     "Logarithm of the absolute value of the gamma function.",
-    "positive",
+    "above one",
 )
 psi: Builder = _function(
     "psi",
     _special(scipy.special.psi),
     lambda g, out, x: (g * polygamma(1, x),),
     "The digamma function, derivative of `gammaln`.",
-    "positive",
+    "above one",
 )
 floor: Builder = _rounding("floor", np.floor, "The largest integer not above x, as a float.")
 ceil: Builder = _rounding("ceil", np.ceil, "The smallest integer not below x, as a float.")
@@ -555,7 +555,7 @@ POLYGAMMA: Op = register(
         vjp=lambda g, out, x, *, order: (g * polygamma(order + 1, x),),
         sizes=lambda x, *, order: broadcast_sizes((x,)),
         params=("order",),
-        samples=(Sample(lambda x: polygamma(1, x), (np.array(_DOMAINS["positive"]),)),),
+        samples=(Sample(lambda x: polygamma(1, x), (np.array(_DOMAINS["above one"]),)),),
     )
 )
 

@@ -22,12 +22,13 @@ class Literal:
     `weak` marks a bare Python number, which takes the dtype of what it meets (as in NumPy 2).
     """
 
-    __slots__ = ("_key", "array", "weak")
+    __slots__ = ("_key", "array", "type", "weak")
 
     def __init__(self, array: np.ndarray[Any, Any], weak: bool = False) -> None:
         self.array = np.array(array, order="C")
         self.array.flags.writeable = False
         self.weak = weak
+        self.type = TensorType(check_dtype(self.array.dtype), self.array.shape)
         raw = self.array.tobytes()
         digest = raw if len(raw) <= 64 else hashlib.blake2b(raw).digest()
         self._key = (self.array.dtype.str, self.array.shape, weak, digest)
@@ -50,7 +51,7 @@ def _no_numpy(*args: Any, **params: Any) -> NoReturn:
 CONSTANT: Op = register(
     Op(
         "constant",
-        infer=lambda *, literal: TensorType(literal.array.dtype.name, literal.array.shape),
+        infer=lambda *, literal: literal.type,
         numpy=lambda *, literal: literal.array,
         vjp=lambda g, out, *, literal: (),
         params=("literal",),
@@ -83,7 +84,6 @@ def constant(value: Any, dtype: str | None = None, weak: bool = False) -> Any:
         array = np.asarray(value, dtype=dtype)
     except (ValueError, OverflowError, TypeError) as error:
         raise OstinatoTypeError(f"cannot make an array of {_short(value)}: {error}") from error
-    check_dtype(array.dtype)
     return make(CONSTANT, (), (Literal(array, weak),))
 
 
