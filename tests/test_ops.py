@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from numeric import central
 
 import ostinato
 import ostinato.tensor as T
+from numeric import central
 from ostinato.errors import NoGradientError
 from ostinato.graph import Graph, topological
 from ostinato.ops import OPS, Op, Sample
@@ -21,22 +21,16 @@ from ostinato.ops.sizes import as_size_nodes, sizes
 from ostinato.types import TensorType
 from ostinato.verify import verify
 
-CASES = [
-    pytest.param(op, sample, id=f"{op.name}-{i}") for op in OPS.values() for i, sample in enumerate(op.samples)
-]
+CASES = [pytest.param(op, sample, id=f"{op.name}-{i}") for op in OPS.values() for i, sample in enumerate(op.samples)]
 FLOAT_CASES = [
-    c
-    for c in CASES
-    if c.values[1].differentiable and any(np.asarray(a).dtype.kind == "f" for a in c.values[1].arrays)
+    c for c in CASES if c.values[1].differentiable and any(np.asarray(a).dtype.kind == "f" for a in c.values[1].arrays)
 ]
 
 
 def variables(sample: Sample, static: bool) -> list[Any]:
     """Inputs for a sample: with the shapes of its arrays, or with unknown sizes."""
     arrays = [np.asarray(a) for a in sample.arrays]
-    return [
-        TensorType(a.dtype.name, a.shape if static else (None,) * a.ndim)(f"x{i}") for i, a in enumerate(arrays)
-    ]
+    return [TensorType(a.dtype.name, a.shape if static else (None,) * a.ndim)(f"x{i}") for i, a in enumerate(arrays)]
 
 
 def test_every_op_has_a_sample() -> None:
@@ -86,7 +80,9 @@ def check_gradient(inputs: list[Any], cost: Any, sample: Sample, tolerance: floa
     value = ostinato.function(inputs, cost, on_unused_input="ignore")
     found = ostinato.function(inputs, grads, on_unused_input="ignore")(*sample.arrays)
     for i, g in zip(places, found, strict=True):
-        expected = central(_with_integers(value, sample), [np.asarray(sample.arrays[k]) for k in places], places.index(i))
+        expected = central(
+            _with_integers(value, sample), [np.asarray(sample.arrays[k]) for k in places], places.index(i)
+        )
         np.testing.assert_allclose(g, expected, rtol=tolerance, atol=tolerance)
 
 

@@ -6,23 +6,25 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from ostinato.errors import OstinatoTypeError
+from ostinato.errors import OstinatoTypeError, OstinatoValueError
 from ostinato.ops import elementwise as e
 from ostinato.ops.control import zero_grad
 from ostinato.ops.creation import arange, zeros
-from ostinato.ops.indexing import set_subtensor
-from ostinato.ops.leaf import as_operands, as_tensor, constant, describe, new_input
+from ostinato.ops.indexing import inc_subtensor, set_subtensor, take
+from ostinato.ops.leaf import as_int_scalar, as_operands, as_tensor, constant, describe, need_dtype, new_input
 from ostinato.ops.loop import Body, LoopInputs, build_loop
-from ostinato.ops.movement import concatenate, dimshuffle, expand_dims, normalize_axis, reshape, transpose
-from ostinato.ops.reduce import Axis, _axes
+from ostinato.ops.movement import concatenate, dimshuffle, expand_dims, flatten, normalize_axis, reshape, transpose
+from ostinato.ops.reduce import Axis, accumulator_dtype, cumsum, normalize_axes
+from ostinato.ops.reduce import all as all_
 from ostinato.ops.reduce import max as max_
 from ostinato.ops.reduce import min as min_
 from ostinato.ops.reduce import sum as sum_
 from ostinato.ops.sizes import as_size_node, broadcast_to, product, read_sizes, sizes
-from ostinato.types import FLOATS, TensorType
+from ostinato.types import FLOATS, INTEGERS, TensorType
 
 # What users find in `ostinato.tensor`.
 __all__ = [
+    "allclose",
     "binary_crossentropy",
     "categorical_crossentropy",
     "clip",
@@ -32,12 +34,13 @@ __all__ = [
     "elu",
     "flip",
     "hard_sigmoid",
+    "horizontal_stack",
     "inv",
     "isclose",
     "log_softmax",
-    "logsumexp",
     "logical_and",
     "logical_or",
+    "logsumexp",
     "mean",
     "norm",
     "ptp",
@@ -56,6 +59,7 @@ __all__ = [
     "tril",
     "triu",
     "var",
+    "vertical_stack",
 ]
 
 # ---- elementwise ----------------------------------------------------------------------------------
@@ -103,7 +107,8 @@ def _nonzero(alpha: Any) -> bool:
 
 def elu(x: Any, alpha: Any = 1) -> Any:
     """`x` where it is positive, else `alpha * (exp(x) - 1)`."""
-    return e.where(e.gt(x, 0), x, alpha * e.expm1(e.minimum(x, 0)))
+    positive = e.gt(x, 0)
+    return e.where(positive, x, e.mul(alpha, e.expm1(e.where(positive, 0, x))))
 
 
 def hard_sigmoid(x: Any) -> Any:
@@ -111,9 +116,22 @@ def hard_sigmoid(x: Any) -> Any:
     return clip(e.add(e.mul(x, 0.2), 0.5), 0, 1)
 
 
-def isclose(a: Any, b: Any, rtol: float = 1e-5, atol: float = 1e-8) -> Any:
-    """Whether |a - b| <= atol + rtol |b|, elementwise."""
-    return e.le(e.abs(e.sub(a, b)), atol + rtol * e.abs(b))
+def isclose(a: Any, b: Any, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: bool = False) -> Any:
+    """Whether |a - b| <= atol + rtol |b|, elementwise; infinities are close to themselves alone.
+
+    Parameters
+    ----------
+    equal_nan : whether two NaN are close.
+    """
+    x, y = map(_as_float, as_operands(a, b))
+    near = e.and_(e.le(e.abs(x - y), atol + rtol * e.abs(y)), e.logical_not(e.isinf(y)))
+    close = e.or_(near, e.eq(x, y))
+    return e.or_(close, e.and_(e.isnan(x), e.isnan(y))) if equal_nan else close
+
+
+def allclose(a: Any, b: Any, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: bool = False) -> Any:
+    """Whether `isclose` holds for all elements, as a boolean scalar."""
+    return all_(isclose(a, b, rtol, atol, equal_nan))
 
 
 def deg2rad(x: Any) -> Any:
@@ -139,36 +157,57 @@ def _as_float(x: Any) -> Any:
     return node if node.type.dtype in FLOATS else e.cast(node, "floatX")
 
 
+def _wide(x: Any) -> Any:
+    """Sums and products of many float16 would soon overflow: they are taken in float32."""
+    return e.cast(x, "float32") if x.type.dtype == "float16" else x
+
+
 def mean(x: Any, axis: Axis = None, dtype: str | None = None, keepdims: bool = False) -> Any:
-    """The mean over `axis`; integers are averaged as `config.floatX`. NaN over nothing."""
-    node = e.cast(as_tensor(x), dtype) if dtype else _as_float(x)
-    axes = _axes(axis, node.type.ndim)
-    return sum_(node, axis=axes, keepdims=keepdims) / e.cast(as_size_node(_count(node, axes)), node.type.dtype)
+    """The mean over `axis`; integers are averaged as `config.floatX`. NaN over nothing.
+
+    Parameters
+    ----------
+    dtype : dtype in which to add up and of the result; a float.
+    """
+    node = _as_float(e.cast(x, dtype) if dtype else x)
+    axes, wide = normalize_axes(axis, node.type.ndim), _wide(node)
+    total = sum_(wide, axis=axes, keepdims=keepdims)
+    return e.cast(total / e.cast(as_size_node(_count(node, axes)), wide.type.dtype), node.type.dtype)
 
 
 def var(x: Any, axis: Axis = None, ddof: int = 0, keepdims: bool = False) -> Any:
     """The variance over `axis`, dividing by the count less `ddof`."""
     node = _as_float(x)
-    axes = _axes(axis, node.type.ndim)
-    deviation = node - mean(node, axis=axes, keepdims=True)
-    count = e.cast(as_size_node(_count(node, axes)) - ddof, node.type.dtype)
-    return sum_(sqr(deviation), axis=axes, keepdims=keepdims) / count
+    axes, wide = normalize_axes(axis, node.type.ndim), _wide(node)
+    deviation = wide - mean(wide, axis=axes, keepdims=True)
+    count = e.cast(as_size_node(_count(node, axes)) - ddof, wide.type.dtype)
+    return e.cast(sum_(sqr(deviation), axis=axes, keepdims=keepdims) / count, node.type.dtype)
 
 
 def std(x: Any, axis: Axis = None, ddof: int = 0, keepdims: bool = False) -> Any:
-    """The standard deviation over `axis`."""
+    """The standard deviation over `axis`, dividing by the count less `ddof`."""
     return e.sqrt(var(x, axis, ddof, keepdims))
 
 
-def norm(x: Any, ord: Any = 2, axis: Axis = None, keepdims: bool = False) -> Any:
-    """The vector norm of order `ord` (a number, or inf) over `axis`."""
+def norm(x: Any, ord: float | None = 2, axis: Axis = None, keepdims: bool = False) -> Any:
+    """The vector norm over `axis`, of all elements if that is not given (of a matrix: the Frobenius norm).
+
+    Parameters
+    ----------
+    ord : number, inf or -inf
+        The order; None is 2. Order 0 counts what is not zero.
+    """
+    if isinstance(ord, str):
+        raise OstinatoValueError(f"norm: the order is a number, not {ord!r}")
     size = e.abs(_as_float(x))
-    if ord in (None, 2, "fro"):
+    if ord is None or ord == 2:
         return e.sqrt(sum_(sqr(size), axis=axis, keepdims=keepdims))
     if ord in (math.inf, -math.inf):
         return (max_ if ord > 0 else min_)(size, axis=axis, keepdims=keepdims)
     if ord == 0:
         return sum_(e.cast(e.neq(size, 0), size.type.dtype), axis=axis, keepdims=keepdims)
+    if ord == 1:
+        return sum_(size, axis=axis, keepdims=keepdims)
     return sum_(size**ord, axis=axis, keepdims=keepdims) ** (1.0 / ord)
 
 
@@ -178,12 +217,17 @@ def ptp(x: Any, axis: Axis = None) -> Any:
 
 
 def logsumexp(x: Any, axis: Axis = None, keepdims: bool = False) -> Any:
-    """log(sum(exp(x))) over `axis` without overflow; -inf over elements that are all -inf."""
+    """log(sum(exp(x))) over `axis` without overflow.
+
+    Over elements that are all -inf it is -inf, and its derivative 0.
+    """
     node = _as_float(x)
-    axes = _axes(axis, node.type.ndim)
+    axes = normalize_axes(axis, node.type.ndim)
     peak = _peak(node, axes)
-    total = e.log(sum_(e.exp(node - peak), axis=axes, keepdims=True)) + peak
-    return total if keepdims else dimshuffle(total, [i for i in range(node.type.ndim) if i not in axes])
+    total = sum_(e.exp(node - peak), axis=axes, keepdims=True)
+    nothing = e.eq(total, 0)
+    result = e.where(nothing, -math.inf, e.log(e.where(nothing, 1, total)) + peak)
+    return result if keepdims else dimshuffle(result, [i for i in range(node.type.ndim) if i not in axes])
 
 
 def _peak(x: Any, axes: Sequence[int]) -> Any:
@@ -209,7 +253,15 @@ def log_softmax(x: Any, axis: int = -1) -> Any:
 
 
 def categorical_crossentropy(predicted: Any, true: Any) -> Any:
-    """-sum(true * log(predicted)) per row; `true` holds distributions, or the index of the right class."""
+    """-sum(true * log(predicted)) per row.
+
+    Parameters
+    ----------
+    predicted : matrix of floats
+        A distribution per row.
+    true : matrix, or vector of integers
+        A distribution per row, or the index of the right class.
+    """
     p, q = as_tensor(predicted, ndim=2), as_tensor(true)
     if q.type.ndim == 1:
         return -e.log(p[arange(sizes(q)[0]), q])
@@ -248,10 +300,11 @@ def product_of_others(x: Any, axes: Sequence[int]) -> Any:
 
 
 def cumprod(x: Any, axis: int | None = None) -> Any:
-    """Running products along `axis`, or of the flattened array."""
+    """Running products along `axis`, or of the flattened array; integers are multiplied in 64 bits."""
     node = as_tensor(x)
+    node = e.cast(node, accumulator_dtype(node.type.dtype))
     if axis is None:
-        return running_product(reshape(node, (-1,)))
+        return running_product(flatten(node))
     place = normalize_axis(axis, node.type.ndim)
     order = [place, *[i for i in range(node.type.ndim) if i != place]]
     return transpose(running_product(transpose(node, order)), [order.index(i) for i in range(node.type.ndim)])
@@ -261,7 +314,14 @@ def cumprod(x: Any, axis: int | None = None) -> Any:
 
 
 def stack(tensors: Sequence[Any], axis: int = 0) -> Any:
-    """Arrays of one shape joined along a new dimension."""
+    """Arrays of one shape joined along a new dimension.
+
+    Parameters
+    ----------
+    tensors : non-empty list or tuple of arrays, whose dtypes are promoted
+    axis : int
+        The place of the new dimension in the result.
+    """
     if not isinstance(tensors, (list, tuple)) or not tensors:
         raise OstinatoTypeError("stack expects a non-empty list or tuple of arrays")
     nodes = as_operands(*tensors)
@@ -271,19 +331,53 @@ def stack(tensors: Sequence[Any], axis: int = 0) -> Any:
     return concatenate([expand_dims(n, axis) for n in nodes], normalize_axis(axis, nodes[0].type.ndim + 1))
 
 
+def horizontal_stack(*matrices: Any) -> Any:
+    """Matrices side by side."""
+    return concatenate([as_tensor(m, ndim=2) for m in matrices], axis=1)
+
+
+def vertical_stack(*matrices: Any) -> Any:
+    """Matrices one below the other."""
+    return concatenate([as_tensor(m, ndim=2) for m in matrices], axis=0)
+
+
 def repeat(x: Any, repeats: Any, axis: int | None = None) -> Any:
-    """Each element `repeats` times (an int or integer scalar) along `axis`, or of the flattened array."""
+    """Each element repeated along `axis`, or each of the flattened array.
+
+    Parameters
+    ----------
+    repeats : int, integer scalar, or integer vector with one count per element
+    """
     node = as_tensor(x)
     if axis is None:
-        node, axis = reshape(node, (-1,)), 0
+        node, axis = flatten(node), 0
     place = normalize_axis(axis, node.type.ndim)
-    own, (times,) = list(sizes(node)), read_sizes(repeats, "repeats")
-    wide = broadcast_to(expand_dims(node, place + 1), [*own[: place + 1], times, *own[place + 1 :]])
-    return reshape(wide, [*own[:place], product([own[place], times]), *own[place + 1 :]])
+    times = as_tensor(repeats)
+    if times.type.ndim == 1:
+        return take(node, _repeated_positions(times, sizes(node)[place]), place)
+    own, count = list(sizes(node)), read_sizes(times, "repeats")[0]
+    wide = broadcast_to(expand_dims(node, place + 1), [*own[: place + 1], count, *own[place + 1 :]])
+    return reshape(wide, [*own[:place], product([own[place], count]), *own[place + 1 :]])
+
+
+def _repeated_positions(times: Any, length: Any) -> Any:
+    """0 as often as the first count says, then 1, and so on: how many elements have ended before each place."""
+    need_dtype(times, INTEGERS, "repeats")
+    counts = e.cast(broadcast_to(times, [length]), "int64")
+    ended = zeros((sum_(counts) + 1,), "int64")
+    return cumsum(inc_subtensor(ended[cumsum(counts)], 1)[:-1])
 
 
 def tile(x: Any, reps: Any, ndim: int | None = None) -> Any:
-    """`x` repeated as a whole, `reps` times per dimension."""
+    """`x` repeated as a whole.
+
+    Parameters
+    ----------
+    reps : int, integer scalar, or sequence of these
+        How often along each dimension, counted from the last; new dimensions come in front.
+    ndim : int, optional
+        The least number of dimensions of the result.
+    """
     node, times = as_tensor(x), read_sizes(reps, "reps")
     rank = max(node.type.ndim, len(times), ndim or 0)
     times = [*[1] * (rank - len(times)), *times]
@@ -298,34 +392,39 @@ def roll(x: Any, shift: Any, axis: int | None = None) -> Any:
     """`x` moved by `shift` places along `axis` (or flattened); what leaves one end enters at the other."""
     node = as_tensor(x)
     if axis is None:
-        return reshape(roll(reshape(node, (-1,)), shift, 0), sizes(node))
+        return reshape(roll(flatten(node), shift, 0), sizes(node))
     place = normalize_axis(axis, node.type.ndim)
     n = as_size_node(sizes(node)[place])
-    return node[(*(slice(None),) * place, (arange(n) - shift) % e.maximum(n, 1))]
+    return take(node, (arange(n) - as_int_scalar(shift, "shift")) % e.maximum(n, 1), place)
 
 
-def flip(x: Any, axis: int | None = None) -> Any:
-    """`x` with the order along `axis` (or all dimensions) reversed."""
+def flip(x: Any, axis: Axis = None) -> Any:
+    """`x` with the order along `axis` (an int, several, or None for all) reversed."""
     node = as_tensor(x)
-    axes = range(node.type.ndim) if axis is None else [normalize_axis(axis, node.type.ndim)]
+    axes = normalize_axes(axis, node.type.ndim)
     return node[tuple(slice(None, None, -1) if i in axes else slice(None) for i in range(node.type.ndim))]
 
 
 def diag(x: Any, k: int = 0) -> Any:
     """The k-th diagonal of a matrix as a vector; or the matrix that has a vector on its k-th diagonal."""
     node = as_tensor(x)
-    if node.type.ndim == 1:
-        n: Any = sizes(node)[0]
-        side = n + max(k, -k)
-        empty = zeros((side, side), node.type.dtype)
-        i = arange(n)
-        return set_subtensor(empty[i + max(-k, 0), i + max(k, 0)], node)
-    if node.type.ndim != 2:
+    if node.type.ndim not in (1, 2):
         raise OstinatoTypeError(f"diag expects a vector or a matrix, got {describe(node)}")
-    rows, columns = [as_size_node(s) for s in sizes(node)]
-    n = e.maximum(e.minimum(rows - max(-k, 0), columns - max(k, 0)), 0)
-    i = arange(as_size_node(n))
-    return node[i + max(-k, 0), i + max(k, 0)]
+    below, right = max(-k, 0), max(k, 0)
+    if node.type.ndim == 2:
+        rows, columns = sizes(node)
+        i = arange(_diagonal_length(rows, columns, below, right))
+        return node[i + below, i + right]
+    n: Any = sizes(node)[0]
+    i, side = arange(n), n + below + right
+    return set_subtensor(zeros((side, side), node.type.dtype)[i + below, i + right], node)
+
+
+def _diagonal_length(rows: Any, columns: Any, below: int, right: int) -> Any:
+    """The length of the diagonal that starts so far below, and to the right of, the first element."""
+    if isinstance(rows, int) and isinstance(columns, int):
+        return max(min(rows - below, columns - right), 0)
+    return e.maximum(e.minimum(rows - below, columns - right), 0)
 
 
 def trace(x: Any) -> Any:
@@ -334,23 +433,34 @@ def trace(x: Any) -> Any:
 
 
 def tril(x: Any, k: int = 0) -> Any:
-    """The matrix `x` with zeros above its k-th diagonal."""
+    """The matrix `x` (or each of a stack) with zeros above its k-th diagonal."""
     return _triangle(x, lambda row, column: e.le(column, row + k))
 
 
 def triu(x: Any, k: int = 0) -> Any:
-    """The matrix `x` with zeros below its k-th diagonal."""
+    """The matrix `x` (or each of a stack) with zeros below its k-th diagonal."""
     return _triangle(x, lambda row, column: e.ge(column, row + k))
 
 
 def _triangle(x: Any, keep: Any) -> Any:
-    node = as_tensor(x, ndim=2)
-    rows, columns = sizes(node)
+    node = as_tensor(x)
+    if node.type.ndim < 2:
+        raise OstinatoTypeError(f"tril and triu expect a matrix, got {describe(node)}")
+    rows, columns = sizes(node)[-2:]
     mask = keep(dimshuffle(arange(rows), 0, "x"), dimshuffle(arange(columns), "x", 0))
     return e.where(mask, node, constant(0, node.type.dtype))
 
 
-def to_one_hot(y: Any, n_classes: Any, dtype: str | None = None) -> Any:
-    """A matrix with one row per element of the integer vector `y` and a 1 in the column it names."""
-    classes = arange(read_sizes(n_classes, "n_classes")[0])
-    return e.cast(e.eq(dimshuffle(as_tensor(y, ndim=1), 0, "x"), dimshuffle(classes, "x", 0)), dtype or "floatX")
+def to_one_hot(y: Any, nb_class: Any, dtype: str | None = None) -> Any:
+    """A matrix with one row per element of the integer vector `y` and a 1 in the column it names.
+
+    Parameters
+    ----------
+    nb_class : int or integer scalar
+        The number of columns. A row is zero where `y` names none of them.
+    dtype : dtype of the matrix; `config.floatX` unless given.
+    """
+    classes = arange(read_sizes(nb_class, "nb_class")[0])
+    labels = as_tensor(y, ndim=1)
+    need_dtype(labels, INTEGERS, "to_one_hot")
+    return e.cast(e.eq(dimshuffle(labels, 0, "x"), dimshuffle(classes, "x", 0)), dtype or "floatX")

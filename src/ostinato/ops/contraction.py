@@ -7,11 +7,20 @@ from typing import Any
 
 import numpy as np
 
-from ostinato.errors import OstinatoTypeError, ShapeError
+from ostinato.errors import OstinatoTypeError, OstinatoValueError, ShapeError
 from ostinato.graph import Node, make
 from ostinato.ops.elementwise import cast
 from ostinato.ops.leaf import as_operands, describe
-from ostinato.ops.movement import dimshuffle, normalize_axis, reshape, swapaxes, transpose
+from ostinato.ops.movement import (
+    dimshuffle,
+    flatten,
+    normalize_axis,
+    reshape,
+    shape_padright,
+    specify_shape,
+    swapaxes,
+    transpose,
+)
 from ostinato.ops.op import Op, Sample, register
 from ostinato.ops.sizes import broadcast_sizes, product, sizes, unbroadcast
 from ostinato.types import TensorType, broadcast_static, promote
@@ -19,6 +28,7 @@ from ostinato.types import TensorType, broadcast_static, promote
 # What users find in `ostinato.tensor`.
 __all__ = [
     "batched_dot",
+    "batched_tensordot",
     "dot",
     "matmul",
     "outer",
@@ -31,14 +41,18 @@ _RNG = np.random.default_rng(7)
 def _matmul_infer(x: Node, y: Node) -> TensorType:
     if x.type.dtype != y.type.dtype or min(x.type.ndim, y.type.ndim) < 2:
         raise OstinatoTypeError(f"matmul: expected stacks of matrices of one dtype, got {describe(x)}, {describe(y)}")
-    inner = {x.type.shape[-1], y.type.shape[-2]} - {None}
-    if len(inner) > 1:
-        raise ShapeError(
-            f"matrix product: {describe(x)} has {x.type.shape[-1]} columns, "
-            f"but {describe(y)} has {y.type.shape[-2]} rows"
-        )
-    lead = broadcast_static([x.type.shape[:-2], y.type.shape[:-2]])
+    _check_inner(x, y)
+    try:
+        lead = broadcast_static([x.type.shape[:-2], y.type.shape[:-2]])
+    except ShapeError as error:
+        raise ShapeError(f"matrix product: the stacks {describe(x)} and {describe(y)} do not fit: {error}") from None
     return x.type.with_shape((*lead, x.type.shape[-2], y.type.shape[-1]))
+
+
+def _check_inner(x: Node, y: Node) -> None:
+    columns, rows = x.type.shape[-1], y.type.shape[-2:][0]
+    if columns is not None and rows is not None and columns != rows:
+        raise ShapeError(f"matrix product: {describe(x)} has {columns} columns, but {describe(y)} has {rows} rows")
 
 
 def _lead_only(x: Any) -> Any:
@@ -81,7 +95,7 @@ MATMUL: Op = register(
 def _pair(x: Any, y: Any) -> tuple[Any, Any]:
     a, b = as_operands(x, y)
     dtype = promote(a.type.dtype, b.type.dtype)
-    dtype = "int8" if dtype == "bool" else dtype
+    dtype = "int64" if dtype == "bool" else dtype  # as in sum: how often both are true
     return cast(a, dtype), cast(b, dtype)
 
 
@@ -90,6 +104,7 @@ def matmul(x: Any, y: Any) -> Any:
     a, b = _pair(x, y)
     if 0 in (a.type.ndim, b.type.ndim):
         raise OstinatoTypeError(f"matmul: scalars are multiplied with *, got {describe(a)} and {describe(b)}")
+    _check_inner(a, b)
     row, column = a.type.ndim == 1, b.type.ndim == 1
     result = make(MATMUL, (dimshuffle(a, "x", 0) if row else a, dimshuffle(b, 0, "x") if column else b))
     if column:
@@ -121,56 +136,106 @@ def dot(x: Any, y: Any) -> Any:
 
 
 def batched_dot(x: Any, y: Any) -> Any:
-    """For each index of the common first dimension, the `dot` of the two items (of at most 2 dimensions)."""
+    """For each index of the common first dimension, the `dot` of the two items.
+
+    Parameters
+    ----------
+    x, y : arrays of 1 to 3 dimensions, so that the items are scalars, vectors or matrices.
+    """
     a, b = _pair(x, y)
     if not (1 <= a.type.ndim <= 3 and 1 <= b.type.ndim <= 3):
         raise OstinatoTypeError(f"batched_dot: expected 1 to 3 dimensions, got {describe(a)} and {describe(b)}")
     if 1 in (a.type.ndim, b.type.ndim):
-        pad = [a, b]
-        ndim = max(a.type.ndim, b.type.ndim)
-        pad = [dimshuffle(p, [*range(p.type.ndim), *["x"] * (ndim - p.type.ndim)]) for p in pad]
-        return pad[0] * pad[1]
+        return shape_padright(a, max(b.type.ndim - a.type.ndim, 0)) * shape_padright(
+            b, max(a.type.ndim - b.type.ndim, 0)
+        )
     row, column = a.type.ndim == 2, b.type.ndim == 2
     result = make(MATMUL, (dimshuffle(a, 0, "x", 1) if row else a, dimshuffle(b, 0, 1, "x") if column else b))
     return dimshuffle(result, [0, *([] if row else [1]), *([] if column else [2])])
 
 
-def tensordot(x: Any, y: Any, axes: int | Sequence[Any] = 2) -> Any:
+def tensordot(x: Any, y: Any, axes: Any = 2) -> Any:
     """The sum over pairs of dimensions, as in NumPy.
 
     Parameters
     ----------
     axes : int or pair
-        How many last dimensions of `x` meet the first of `y`, or the dimensions of each.
+        How many last dimensions of `x` meet the first of `y`; or the dimensions of each, as ints or sequences.
+
+    Returns
+    -------
+    variable
+        The dimensions of `x` that are left, followed by those of `y`.
+
+    Raises
+    ------
+    ShapeError
+        If two dimensions that meet are known to differ; when a function runs if they turn out to.
     """
     a, b = _pair(x, y)
+    return _contract(a, b, *_meeting(a, b, axes, batch=0), batch=0)
+
+
+def batched_tensordot(x: Any, y: Any, axes: Any = 2) -> Any:
+    """For each index of the common first dimension, the `tensordot` of the two items.
+
+    Parameters
+    ----------
+    axes : int or pair
+        How many last dimensions of `x` meet the first of `y` after the common one; or the dimensions of
+        each, counted with the common one.
+    """
+    a, b = _pair(x, y)
+    if 0 in (a.type.ndim, b.type.ndim):
+        raise OstinatoTypeError(f"batched_tensordot: no common dimension in {describe(a)} and {describe(b)}")
+    return _contract(a, b, *_meeting(a, b, axes, batch=1), batch=1)
+
+
+def _meeting(a: Node, b: Node, axes: Any, batch: int) -> tuple[list[int], list[int]]:
+    """The dimensions of each that meet, in pairs."""
     if isinstance(axes, (int, np.integer)):
-        of_a, of_b = list(range(a.type.ndim - axes, a.type.ndim)), list(range(axes))
-    else:
-        of_a, of_b = ([int(p)] if isinstance(p, (int, np.integer)) else list(p) for p in axes)
-    of_a = [normalize_axis(i, a.type.ndim) for i in of_a]
-    of_b = [normalize_axis(i, b.type.ndim) for i in of_b]
-    if len(of_a) != len(of_b):
-        raise OstinatoTypeError(f"tensordot: as many axes of each are needed, got {of_a} and {of_b}")
-    free_a = [i for i in range(a.type.ndim) if i not in of_a]
-    free_b = [i for i in range(b.type.ndim) if i not in of_b]
-    size_a, size_b = sizes(a), sizes(b)
-    left = reshape(
-        transpose(a, free_a + of_a),
-        [product([size_a[i] for i in free_a]), product([size_a[i] for i in of_a])],
-    )
-    right = reshape(
-        transpose(b, of_b + free_b),
-        [product([size_b[i] for i in of_b]), product([size_b[i] for i in free_b])],
-    )
-    return reshape(make(MATMUL, (left, right)), [size_a[i] for i in free_a] + [size_b[i] for i in free_b])
+        if not 0 <= axes <= min(a.type.ndim, b.type.ndim) - batch:
+            raise OstinatoValueError(
+                f"tensordot: {describe(a)} and {describe(b)} have no {axes} dimensions to sum over"
+            )
+        return list(range(a.type.ndim - axes, a.type.ndim)), list(range(batch, batch + axes))
+    pair = [[p] if isinstance(p, (int, np.integer)) else list(p) for p in axes]
+    if len(pair) != 2 or len(pair[0]) != len(pair[1]):
+        raise OstinatoValueError(f"tensordot: as many dimensions of each are needed, got axes={axes!r}")
+    of_a, of_b = ([normalize_axis(i, n.type.ndim) for i in p] for p, n in zip(pair, (a, b), strict=True))
+    for of in (of_a, of_b):
+        if len(set(of)) != len(of) or (batch and 0 in of):
+            raise OstinatoValueError(f"tensordot: a dimension is named twice, or is the common one: axes={axes!r}")
+    return of_a, of_b
+
+
+def _contract(a: Node, b: Node, of_a: list[int], of_b: list[int], batch: int) -> Any:
+    """Sum over pairs of dimensions, by one product of matrices (a stack of them if the first dimension is common)."""
+    _check_meeting(a, b, of_a, of_b)
+    if len(of_a) > 1:  # merged into one, they could differ while their product does not
+        b = specify_shape(b, [sizes(a)[of_a[of_b.index(j)]] if j in of_b else None for j in range(b.type.ndim)])
+    free_a, free_b = [[i for i in range(batch, n.type.ndim) if i not in of] for n, of in ((a, of_a), (b, of_b))]
+    sizes_a, sizes_b = sizes(a), sizes(b)
+    rows, columns = [sizes_a[i] for i in free_a], [sizes_b[i] for i in free_b]
+    inner_a, inner_b = product([sizes_a[i] for i in of_a]), product([sizes_b[j] for j in of_b])
+    common = list(range(batch))
+    left = reshape(transpose(a, common + free_a + of_a), [*sizes_a[:batch], product(rows), inner_a])
+    right = reshape(transpose(b, common + of_b + free_b), [*sizes_b[:batch], inner_b, product(columns)])
+    result = make(MATMUL, (left, right))
+    return reshape(result, [*sizes(result)[:batch], *rows, *columns])
+
+
+def _check_meeting(a: Node, b: Node, of_a: list[int], of_b: list[int]) -> None:
+    for i, j in zip(of_a, of_b, strict=True):
+        known = a.type.shape[i], b.type.shape[j]
+        if None not in known and known[0] != known[1]:
+            raise ShapeError(
+                f"tensordot: dimension {i} of {describe(a)} has size {known[0]}, "
+                f"but dimension {j} of {describe(b)} has size {known[1]}"
+            )
 
 
 def outer(x: Any, y: Any) -> Any:
     """The matrix of all products of an element of `x` and one of `y`, both flattened to vectors."""
     a, b = _pair(x, y)
-    if a.type.ndim != 1:
-        a = reshape(a, (-1,))
-    if b.type.ndim != 1:
-        b = reshape(b, (-1,))
-    return dimshuffle(a, 0, "x") * dimshuffle(b, "x", 0)
+    return dimshuffle(flatten(a), 0, "x") * dimshuffle(flatten(b), "x", 0)

@@ -11,7 +11,7 @@ from ostinato.config import config
 from ostinato.errors import OstinatoTypeError, OstinatoValueError
 from ostinato.graph import Node, make
 from ostinato.ops.elementwise import cast, eq, maximum
-from ostinato.ops.leaf import as_int_scalar, as_tensor, constant, constant_value, describe, static_int
+from ostinato.ops.leaf import as_int_scalar, as_operands, as_tensor, constant, constant_value, describe, static_int
 from ostinato.ops.movement import dimshuffle
 from ostinato.ops.op import Op, Sample, register
 from ostinato.ops.sizes import SIZE, broadcast_to, sizes
@@ -32,40 +32,58 @@ __all__ = [
 ]
 
 
-def _arange_length(start: Any, stop: Any, step: Any) -> int | None:
+def _arange_length(start: Node, stop: Node, step: Node) -> int | None:
     values = [constant_value(v) for v in (start, stop, step)]
     if any(v is None for v in values):
         return None
-    first, last, by = [v[()] for v in values if v is not None]
-    return max(0, math.ceil((last - first) / by)) if by else None
+    return _count(*[v[()] for v in values if v is not None])
+
+
+def _count(start: Any, stop: Any, step: Any) -> int:
+    """How many numbers `np.arange` makes; exact for integers of any size."""
+    if step == 0:
+        raise OstinatoValueError("arange: the step cannot be 0")
+    if start.dtype.kind == "i":
+        return len(range(int(start), int(stop), int(step)))
+    return max(0, math.ceil((stop - start) / step))
+
+
+def _arange_numpy(start: Any, stop: Any, step: Any, *, dtype: str) -> Any:
+    n = _count(start, stop, step)
+    if start.dtype.kind == "i":
+        return (start + np.arange(n) * step).astype(dtype)
+    return np.arange(start, stop, step, dtype=dtype)
 
 
 def _arange_sizes(start: Node, stop: Node, step: Node, *, dtype: str) -> list[Any]:
     by = static_int(step) if step.type.dtype == "int64" else None
-    if by is None or by < 1 or stop.type.dtype in FLOATS or start.type.dtype in FLOATS:
+    if not by:
         return [None]
-    span: Any = stop if static_int(start) == 0 else stop - start  # type: ignore[operator]
+    first, last = (start, stop) if by > 0 else (stop, start)
+    span: Any = last if static_int(first) == 0 else last - first  # type: ignore[operator]
     if span.op is not SIZE:
         span = maximum(span, 0)
-    return [span if by == 1 else (span + (by - 1)) // by]
+    return [span if by in (1, -1) else (span - 1) // abs(by) + 1]
 
 
 ARANGE: Op = register(
     Op(
         "arange",
         infer=lambda start, stop, step, *, dtype: TensorType(dtype, (_arange_length(start, stop, step),)),
-        numpy=lambda start, stop, step, *, dtype: np.arange(start, stop, step, dtype=dtype),
+        numpy=_arange_numpy,
         vjp=None,
         sizes=_arange_sizes,
         params=("dtype",),
         samples=(
             Sample(lambda a, b: make(ARANGE, (a, b, constant(2)), ("int64",)), (np.int64(1), np.int64(8))),
+            Sample(lambda a, b: make(ARANGE, (a, b, constant(-3)), ("int64",)), (np.int64(8), np.int64(-2))),
             Sample(
                 lambda a, b: make(ARANGE, (a, b, constant(0.5)), ("float64",)),
                 (np.float64(1), np.float64(3)),
                 differentiable=False,
             ),
         ),
+        doc="From three scalars of one dtype, int64 or a float.",
     )
 )
 
@@ -73,26 +91,39 @@ ARANGE: Op = register(
 def arange(start: Any, stop: Any = None, step: Any = 1, dtype: str | None = None) -> Any:
     """Evenly spaced numbers from `start` (0 if only one bound is given) up to, without, `stop`.
 
-    Integer bounds give int64, float ones their own dtype, unless `dtype` is given.
+    Parameters
+    ----------
+    start, stop, step : scalars
+    dtype : str, optional
+        If not given: int64 if all three are integers, else that of the floats among them.
+
+    Returns
+    -------
+    variable
+        A vector of ceil((stop - start) / step) elements, none if that is negative.
+
+    Raises
+    ------
+    OstinatoTypeError
+        If an argument is no scalar.
+    OstinatoValueError
+        If the step is 0.
     """
     if stop is None:
         start, stop = 0, start
-    nodes = [as_tensor(v) for v in (start, stop, step)]
+    nodes = as_operands(start, stop, step)
     wrong = [describe(n) for n in nodes if n.type.ndim != 0]
     if wrong:
         raise OstinatoTypeError(f"arange expects scalars, got {', '.join(wrong)}")
-    if constant_value(nodes[2]) is not None and not constant_value(nodes[2]):
-        raise OstinatoValueError("arange: the step cannot be 0")
     if all(n.type.dtype not in FLOATS for n in nodes):
-        nodes = [as_int_scalar(n, "a bound of arange") for n in nodes]
-        own = "int64"
+        own, nodes = "int64", [as_int_scalar(n, "a bound of arange") for n in nodes]
     else:
         own = promote(*[n.type.dtype for n in nodes if n.type.dtype in FLOATS])
-    return make(ARANGE, tuple(nodes), (check_dtype(dtype) if dtype else own,))
+    return make(ARANGE, tuple([cast(n, own) for n in nodes]), (check_dtype(dtype) if dtype else own,))
 
 
 def full(shape: Any, value: Any, dtype: str | None = None) -> Any:
-    """An array of `shape` filled with the scalar `value`."""
+    """An array of `shape` (and dtype, that of the value unless given) filled with the scalar `value`."""
     node = as_tensor(value)
     if node.type.ndim != 0:
         raise OstinatoTypeError(f"full expects a scalar, got {describe(node)}")
@@ -100,8 +131,8 @@ def full(shape: Any, value: Any, dtype: str | None = None) -> Any:
 
 
 def alloc(value: Any, *shape: Any) -> Any:
-    """`value` broadcast to `shape`, as Theano spells it."""
-    return broadcast_to(value, list(shape))
+    """`value` broadcast to `shape` (sizes one by one, or one tuple), as Theano spells it."""
+    return broadcast_to(value, shape[0] if len(shape) == 1 else shape)
 
 
 def zeros(shape: Any, dtype: str | None = None) -> Any:

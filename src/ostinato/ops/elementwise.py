@@ -7,6 +7,7 @@ call of `elementwise`.
 
 from __future__ import annotations
 
+import functools
 import inspect
 import math
 import operator
@@ -17,7 +18,7 @@ import numpy as np
 import scipy.special
 
 from ostinato.config import config
-from ostinato.errors import OstinatoTypeError, ShapeError
+from ostinato.errors import OstinatoTypeError, OstinatoValueError, ShapeError
 from ostinato.graph import Node, make
 from ostinato.ops.leaf import as_operands, as_tensor, constant, constant_value, describe, is_constant
 from ostinato.ops.op import Op, Rule, Sample, register
@@ -108,6 +109,12 @@ def _float(*dtypes: str) -> str:
     return joined if joined in FLOATS else config.floatX
 
 
+def _wide_float(*dtypes: str) -> str:
+    """A float that no integer overflows, whatever `config.floatX` is."""
+    joined = promote(*dtypes)
+    return joined if joined in FLOATS else "float64"
+
+
 def _bits(*dtypes: str) -> str:
     joined = promote(*dtypes)
     if joined in FLOATS:
@@ -180,6 +187,9 @@ _CHEAP = {"add", "sub", "mul", "neg", "abs", "maximum", "minimum", "sign", "floo
     "lt", "le", "gt", "ge", "eq", "neq", "and", "or", "xor", "invert", "isnan", "isinf", "logical_not", "mod"
 }  # fmt: skip
 
+# Ops that take more than two operands too, combined from the left, as Theano's do.
+_OF_SEVERAL = {"add", "mul", "and", "or", "xor"}
+
 
 def _samples(name: str, domain: tuple[str, ...], operands: Callable[..., str]) -> tuple[Sample, ...]:
     names = [d if d != "real" or i == 0 else "other" for i, d in enumerate(domain)]
@@ -212,14 +222,16 @@ def _common_shape(name: str, inputs: tuple[Node, ...]) -> tuple[int | None, ...]
 
 def _builder(op: Op, operands: Callable[..., str], arity: int) -> Builder:
     def build(*args: Any) -> Any:
-        if len(args) != arity:
+        if len(args) != arity and not (op.name in _OF_SEVERAL and len(args) > arity):
             raise TypeError(f"{op.name}() takes {arity} operand(s), got {len(args)}")
         nodes = as_operands(*args)
         try:
             dtype = operands(*[n.type.dtype for n in nodes])
         except OstinatoTypeError as error:
             raise OstinatoTypeError(f"{op.name}: {error}, got {' and '.join(map(describe, nodes))}") from None
-        return make(op, tuple([cast(n, dtype) for n in nodes]))
+        converted = tuple([cast(n, dtype) for n in nodes])
+        first = make(op, converted[:arity])
+        return functools.reduce(lambda x, y: make(op, (x, y)), converted[arity:], first)
 
     names = "xyz"[:arity]
     build.__name__ = build.__qualname__ = op.name.rstrip("_")
@@ -259,9 +271,9 @@ CAST: Op = register(
 def cast(x: Any, dtype: str) -> Any:
     """`x` converted to `dtype`; values that do not fit wrap or are cut, as in NumPy's `astype`."""
     node, dtype = as_tensor(x), check_dtype(dtype)
-    if node.type.dtype == dtype:
-        return node
     value = constant_value(node)
+    if node.type.dtype == dtype and not (value is not None and node.params[0].weak):
+        return node
     if value is not None and value.size <= 64:
         with np.errstate(all="ignore"):
             return constant(value.astype(dtype))
@@ -354,12 +366,14 @@ mod: Builder = elementwise(
 
 def _pow_vjp(g: Any, out: Any, x: Any, y: Any) -> tuple[Any, Any]:
     exponent = constant_value(y)
-    if exponent is not None and np.all(exponent != 0):
-        return g * (y * x ** (y - 1)), None
-    is_zero = eq(y, 0)  # x**0 is 1 for every x, zero included
-    gx = g * where(is_zero, 0, y * x ** where(is_zero, 1, y - 1))
-    gy = g * where(eq(x, 0), 0, out * log(where(eq(x, 0), 1, x)))
-    return gx, (None if exponent is not None else gy)
+    if exponent is None:
+        origin = and_(eq(x, 0), eq(y, 0))  # x**0 is 1 for every x, zero included
+        gy = where(eq(x, 0), 0, out * log(where(eq(x, 0), 1, x)))
+        return g * (y * where(origin, 1, x) ** (y - 1)), g * gy
+    if exponent.ndim == 0 and exponent == 0:
+        return None, None
+    base = x if np.all(exponent != 0) else where(and_(eq(x, 0), eq(y, 0)), 1, x)
+    return g * (y * base ** constant(exponent - 1)), None
 
 
 pow: Builder = elementwise(
@@ -371,7 +385,11 @@ pow: Builder = elementwise(
 )
 neg: Builder = elementwise("neg", operator.neg, lambda g, out, x: (-g,), doc="`-x`.")
 abs: Builder = elementwise(
-    "abs", np.abs, lambda g, out, x: (g * sign(x),), doc="Absolute value; its derivative at 0 is 0."
+    "abs",
+    np.abs,
+    lambda g, out, x: (g * sign(x),),
+    operands=promote,
+    doc="Absolute value; its derivative at 0 is 0.",
 )
 sign: Builder = elementwise("sign", np.sign, lambda g, out, x: (None,), doc="-1, 0 or 1. Its derivative is zero.")
 
@@ -385,6 +403,7 @@ maximum: Builder = elementwise(
     "maximum",
     np.maximum,
     lambda g, out, x, y: (_share(g, x, y, gt(x, y)), _share(g, y, x, gt(y, x))),
+    operands=promote,
     domain=("real", "real"),
     doc="The larger of two; NaN if either is. At a tie each operand gets half of the derivative.",
 )
@@ -392,6 +411,7 @@ minimum: Builder = elementwise(
     "minimum",
     np.minimum,
     lambda g, out, x, y: (_share(g, x, y, lt(x, y)), _share(g, y, x, lt(y, x))),
+    operands=promote,
     domain=("real", "real"),
     doc="The smaller of two; NaN if either is. At a tie each operand gets half of the derivative.",
 )
@@ -404,6 +424,7 @@ def _comparison(name: str, numpy: Rule, symbol: str) -> Builder:
         name,
         numpy,
         None,
+        operands=promote,
         result="bool",
         domain=("real", "real"),
         doc=f"Elementwise `x {symbol} y`, as booleans.",
@@ -416,8 +437,8 @@ gt: Builder = _comparison("gt", operator.gt, ">")
 ge: Builder = _comparison("ge", operator.ge, ">=")
 eq: Builder = _comparison("eq", operator.eq, "==")
 neq: Builder = _comparison("neq", operator.ne, "!=")
-isnan: Builder = elementwise("isnan", np.isnan, None, operands=_float, result="bool", doc="Whether x is NaN.")
-isinf: Builder = elementwise("isinf", np.isinf, None, operands=_float, result="bool", doc="Whether x is infinite.")
+isnan: Builder = elementwise("isnan", np.isnan, None, operands=_wide_float, result="bool", doc="Whether x is NaN.")
+isinf: Builder = elementwise("isinf", np.isinf, None, operands=_wide_float, result="bool", doc="Whether x is infinite.")
 logical_not: Builder = elementwise(
     "logical_not", np.logical_not, None, operands=_bool, result="bool", doc="True where x is zero or False."
 )
@@ -440,7 +461,15 @@ def _function(name: str, numpy: Rule, vjp: Rule, doc: str, domain: str = "real")
 
 
 def _rounding(name: str, numpy: Rule, doc: str) -> Builder:
-    return _function(name, numpy, lambda g, out, x: (None,), doc + " Its derivative is zero.")
+    doc += " Integers stay as they are. The derivative is zero."
+    of_floats = _function(name, numpy, lambda g, out, x: (None,), doc)
+
+    @functools.wraps(of_floats)
+    def build(x: Any) -> Any:
+        node = as_tensor(x)
+        return of_floats(node) if node.type.is_float else node
+
+    return build  # type: ignore[return-value]
 
 
 def _special(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -543,8 +572,24 @@ psi: Builder = _function(
 )
 floor: Builder = _rounding("floor", np.floor, "The largest integer not above x, as a float.")
 ceil: Builder = _rounding("ceil", np.ceil, "The smallest integer not below x, as a float.")
-round: Builder = _rounding("round", np.round, "The nearest integer, as a float; halves go to the even one.")
 trunc: Builder = _rounding("trunc", np.trunc, "x without its fraction, as a float.")
+_half_to_even: Builder = _rounding("round", np.round, "The nearest integer, as a float; halves go to the even one.")
+
+
+def round(x: Any, mode: str = "half_to_even") -> Any:
+    """The nearest integer, as a float. Integers stay as they are. The derivative is zero.
+
+    Parameters
+    ----------
+    mode : {"half_to_even", "half_away_from_zero"}
+        Where halves go.
+    """
+    if mode == "half_to_even":
+        return _half_to_even(x)
+    if mode != "half_away_from_zero":
+        raise OstinatoValueError(f"round: mode is 'half_to_even' or 'half_away_from_zero', not {mode!r}")
+    whole = trunc(x)
+    return whole + where(ge(abs(x - whole), 0.5), sign(x), 0) if as_tensor(x).type.is_float else whole
 
 
 POLYGAMMA: Op = register(

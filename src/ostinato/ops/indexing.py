@@ -15,8 +15,8 @@ from ostinato.errors import OstinatoIndexError, OstinatoTypeError, ShapeError
 from ostinato.graph import Node, make
 from ostinato.ops.elementwise import cast, eq, lt, maximum, minimum, where
 from ostinato.ops.leaf import as_int_scalar, as_tensor, constant, constant_value, describe, static_int
-from ostinato.ops.movement import dimshuffle, normalize_axis
-from ostinato.ops.op import Op, Rule, Sample, params_of, register
+from ostinato.ops.movement import DIMSHUFFLE, dimshuffle, normalize_axis, shape_padleft
+from ostinato.ops.op import Op, Rule, Sample, register
 from ostinato.ops.sizes import (
     MAKE_VECTOR,
     Size,
@@ -27,7 +27,7 @@ from ostinato.ops.sizes import (
     sizes,
     unbroadcast,
 )
-from ostinato.types import INTEGERS, TensorType, broadcast_static, promote
+from ostinato.types import FLOATS, INTEGERS, TensorType, broadcast_static, promote
 
 # What users find in `ostinato.tensor`.
 __all__ = [
@@ -40,6 +40,7 @@ __all__ = [
 # of a slice are given (one input each).
 Pattern = tuple[tuple[bool, bool, bool] | None, ...]
 _FULL = (False, False, False)
+_LARGEST = 2**63 - 1  # no size is larger
 _A = np.arange(12.0).reshape(3, 4) - 4.5
 
 
@@ -80,23 +81,34 @@ def _length(index: slice, size: Any) -> Any:
     step = 1 if index.step is None else static_int(index.step)
     if index.start is None and index.stop is None and step in (1, -1):
         return size
-    if step is None or step < 1:
+    if not step:
         return None
+    span = _span_up(index, size) if step > 0 else _span_down(index, size)
+    stride = min(step if step > 0 else -step, _LARGEST)
+    return span if stride == 1 else (span - 1) // stride + 1
+
+
+def _span_up(index: slice, size: Any) -> Any:
+    """How many elements lie between start and stop of an upward slice."""
     start = static_int(index.start) if index.start is not None else 0
     if index.stop is None and start is not None and start > 0:
-        length = maximum(as_size_node(size) - start, 0)
-    else:
-        stop = size if index.stop is None else _bound(index.stop, size)
-        length = stop if start == 0 else maximum(stop - _bound(index.start, size), 0)
-    return length if step == 1 else (length + (step - 1)) // step
+        return maximum(as_size_node(size) - start, 0)
+    stop = size if index.stop is None else _bound(index.stop, size, 0)
+    return stop if start == 0 else maximum(stop - _bound(index.start, size, 0), 0)
 
 
-def _bound(bound: Any, size: Any) -> Any:
-    """Start or stop of an upward slice as a position between 0 and the size."""
+def _span_down(index: slice, size: Any) -> Any:
+    """How many elements lie between start and stop of a downward slice."""
+    start = as_size_node(size) - 1 if index.start is None else _bound(index.start, size, -1)
+    return start + 1 if index.stop is None else maximum(start - _bound(index.stop, size, -1), 0)
+
+
+def _bound(bound: Any, size: Any, lowest: int) -> Any:
+    """Start or stop of a slice as a position: at least `lowest`, less than `lowest + size + 1`."""
     known, size = static_int(bound), as_size_node(size)
     if known is None:
-        return maximum(minimum(where(lt(bound, 0), bound + size, bound), size), 0)
-    return minimum(size, known) if known >= 0 else maximum(size + known, 0)
+        return maximum(minimum(where(lt(bound, 0), bound + size, bound), size + lowest), lowest)
+    return minimum(size + lowest, known) if known >= 0 else maximum(size + known, lowest)
 
 
 # ---- basic indexing -------------------------------------------------------------------------------
@@ -196,6 +208,7 @@ SUBTENSOR: Op = register(
         params=("pattern",),
         samples=_bind(lambda: SUBTENSOR, _basic_samples(write=False)),
         cheap=True,
+        doc="The part of an array that ints and slices take.",
     )
 )
 SET_SUBTENSOR: Op = register(
@@ -231,8 +244,12 @@ def _gathered(whole: Sequence[Any], picked: Sequence[Any], axes: tuple[int, ...]
     return [*kept[:place], *picked, *kept[place:]]
 
 
-def _gather_infer(x: Node, *indices: Node, axes: tuple[int, ...]) -> TensorType:
-    picked = broadcast_static([i.type.shape for i in indices])
+def _gather_infer(x: Node, *indices: Node, axes: tuple[int, ...], sliced: bool = False) -> TensorType:
+    try:
+        picked = broadcast_static([i.type.shape for i in indices])
+    except ShapeError as error:
+        named = " and ".join(map(describe, indices))
+        raise ShapeError(f"the indices {named} of {describe(x)} do not fit: {error}") from None
     return x.type.with_shape(_gathered(x.type.shape, picked, axes))
 
 
@@ -243,7 +260,7 @@ def _gather_index(ndim: int, indices: Sequence[Any], axes: tuple[int, ...]) -> t
     return tuple(index)
 
 
-def _gather_numpy(x: Any, *indices: Any, axes: tuple[int, ...]) -> Any:
+def _gather_numpy(x: Any, *indices: Any, axes: tuple[int, ...], sliced: bool) -> Any:
     return x[_gather_index(np.ndim(x), indices, axes)]
 
 
@@ -259,32 +276,36 @@ def _scatter_add_numpy(x: Any, y: Any, *indices: Any, axes: tuple[int, ...]) -> 
     return result
 
 
-def _gather_vjp(g: Any, out: Node, x: Node, *indices: Node, axes: tuple[int, ...]) -> list[Any]:
+def _gather(x: Node, indices: Sequence[Node], axes: tuple[int, ...], sliced: bool = False) -> Any:
+    return make(GATHER, (x, *indices), (axes, sliced))
+
+
+def _gather_vjp(g: Any, out: Node, x: Node, *indices: Node, axes: tuple[int, ...], sliced: bool) -> list[Any]:
     return [make(SCATTER_ADD, (_zeros_like(x), g, *indices), (axes,)), *[None] * len(indices)]
 
 
 def _scatter_set_vjp(g: Any, out: Node, x: Node, y: Node, *indices: Node, axes: tuple[int, ...]) -> list[Any]:
     """Where an element is written more than once, the last write counts, and only it gets a derivative."""
-    part = make(GATHER, (g, *indices), (axes,))
+    part = _gather(g, indices, axes)
     shape = sizes(part)
     from ostinato.ops.creation import arange
 
     order = arange(product(shape)).reshape(shape)
     winners = make(SCATTER_SET, (broadcast_to(constant(-1, "int64"), sizes(x)), order, *indices), (axes,))
-    gy = where(eq(make(GATHER, (winners, *indices), (axes,)), order), part, 0)
+    gy = where(eq(_gather(winners, indices, axes), order), part, 0)
     hole = make(SCATTER_SET, (g, constant(0, g.type.dtype), *indices), (axes,))
     return [hole, unbroadcast(gy, y), *[None] * len(indices)]
 
 
 def _scatter_add_vjp(g: Any, out: Node, x: Node, y: Node, *indices: Node, axes: tuple[int, ...]) -> list[Any]:
-    return [g, unbroadcast(make(GATHER, (g, *indices), (axes,)), y), *[None] * len(indices)]
+    return [g, unbroadcast(_gather(g, indices, axes), y), *[None] * len(indices)]
 
 
 _I, _J = np.array([[2, 0], [2, 1]]), np.array([3, 0])
 _READS = (
-    Sample(lambda op, x, i: make(op, (x, i), ((0,),)), (_A, _I)),
-    Sample(lambda op, x, i, j: make(op, (x, i, j), ((0, 1),)), (_A, _I, _J)),
-    Sample(lambda op, x, i, j: make(op, (x, i, j), ((0, 2),)), (_A.reshape(3, 1, 4), _I, _J)),
+    Sample(lambda op, x, i: make(op, (x, i), ((0,), False)), (_A, _I)),
+    Sample(lambda op, x, i, j: make(op, (x, i, j), ((0, 1), False)), (_A, _I, _J)),
+    Sample(lambda op, x, i, j: make(op, (x, i, j), ((0, 2), False)), (_A.reshape(3, 1, 4), _I, _J)),
 )
 _WRITES = (
     Sample(lambda op, x, y, i: make(op, (x, y, i), ((0,),)), (_A, np.arange(16.0).reshape(2, 2, 4), _I)),
@@ -296,9 +317,11 @@ GATHER: Op = register(
         infer=_gather_infer,
         numpy=_gather_numpy,
         vjp=_gather_vjp,
-        sizes=lambda x, *indices, axes: _gathered(sizes(x), broadcast_sizes(indices), axes),
-        params=("axes",),
+        sizes=lambda x, *indices, axes, sliced: _gathered(sizes(x), broadcast_sizes(indices), axes),
+        params=("axes", "sliced"),
         samples=_bind(lambda: GATHER, _READS),
+        doc="Elements at arrays of positions along `axes`. `sliced` is for writes alone and changes no value: "
+        "slices and new axes of the same index made x, so what is written to is the array that x is a part of.",
     )
 )
 SCATTER_SET: Op = register(
@@ -310,6 +333,7 @@ SCATTER_SET: Op = register(
         sizes=lambda x, y, *indices, axes: sizes(x),
         params=("axes",),
         samples=_bind(lambda: SCATTER_SET, _WRITES),
+        doc="A copy of an array with elements at arrays of indices replaced; of repeated writes the last counts.",
     )
 )
 SCATTER_ADD: Op = register(
@@ -321,6 +345,7 @@ SCATTER_ADD: Op = register(
         sizes=lambda x, y, *indices, axes: sizes(x),
         params=("axes",),
         samples=_bind(lambda: SCATTER_ADD, _WRITES),
+        doc="A copy of an array with values added at arrays of indices; repeated ones all count.",
     )
 )
 
@@ -421,14 +446,17 @@ def _basic(x: Node, entries: Sequence[_Entry]) -> Any:
 
 
 def _advanced(x: Any, entries: list[_Entry]) -> Any:
-    if any(e.axis is None for e in entries):  # new axes first: then every entry has a dimension
+    """Slices and new axes first: then every entry has a dimension, and arrays are left."""
+    sliced = any(not isinstance(e.value, Node) and e.value != slice(None) for e in entries)
+    if sliced:
+        x = _basic(x, [_slice_only(e) for e in entries if e.axis is not None])
         x = dimshuffle(x, ["x" if e.axis is None else e.axis for e in entries])
-        entries = [_Entry(slice(None) if e.axis is None else e.value, i) for i, e in enumerate(entries)]
-    slices = [_Entry(slice(None) if isinstance(e.value, Node) else e.value, e.axis) for e in entries]
-    if any(e.value != slice(None) for e in slices):
-        x = _basic(x, slices)
-    picked = [(e.axis, e.value) for e in entries if isinstance(e.value, Node)]
-    return make(GATHER, (x, *[v for _, v in picked]), (tuple(a for a, _ in picked),))
+    picked = {axis: e.value for axis, e in enumerate(entries) if isinstance(e.value, Node)}
+    return _gather(x, tuple(picked.values()), tuple(picked), sliced)
+
+
+def _slice_only(entry: _Entry) -> _Entry:
+    return _Entry(slice(None), entry.axis) if isinstance(entry.value, Node) else entry
 
 
 def take(x: Any, indices: Any, axis: int | None = None) -> Any:
@@ -448,34 +476,69 @@ def set_subtensor(part: Any, y: Any) -> Any:
     Parameters
     ----------
     part : the expression `x[...]`; which part of what is read off it.
-    y : broadcasts to the part. Its dtype must convert to that of `x`.
+    y : broadcasts to the part. Its dtype must convert to that of `x`. Where an element is named twice, the
+        last value counts.
 
     Raises
     ------
     OstinatoTypeError
         If `part` is no such expression, or `y` would lose its kind in the dtype of `x`.
+    ShapeError
+        If `y` is known not to broadcast to the part.
     """
     return _write(part, y, SET_SUBTENSOR, SCATTER_SET, "set_subtensor")
 
 
 def inc_subtensor(part: Any, y: Any) -> Any:
-    """`x` with `y` added to the part `x[...]`; where indices repeat, all additions count."""
+    """`x` with `y` added to the part `x[...]`; where indices repeat, all additions count.
+
+    Parameters and errors are those of `set_subtensor`.
+    """
     return _write(part, y, INC_SUBTENSOR, SCATTER_ADD, "inc_subtensor")
 
 
 def _write(part: Any, y: Any, basic: Op, advanced: Op, what: str) -> Any:
-    if not isinstance(part, Node) or part.op not in (SUBTENSOR, GATHER):
+    value = as_tensor(y)
+    shuffled = isinstance(part, Node) and part.op is DIMSHUFFLE and part.inputs[0].op is SUBTENSOR
+    if shuffled and value.type.ndim:
+        value = _unshuffled(value, part)
+    inner: Any = part.inputs[0] if shuffled else part
+    if not isinstance(inner, Node) or inner.op not in (SUBTENSOR, GATHER):
         shown = describe(part) if isinstance(part, Node) else repr(part)
         raise OstinatoTypeError(f"{what} expects the part to be written as x[...], got {shown}")
-    x, values = part.inputs[0], part.inputs[1:]
-    value = as_tensor(y)
-    own, given = x.type.dtype, value.type.dtype
-    weak = constant_value(value) is not None and value.params[0].weak
-    if not weak and promote(own, given) != own:
+    x, indices = inner.inputs[0], inner.inputs[1:]
+    value = _fitting(value, x, what)
+    if inner.op is SUBTENSOR:
+        return make(basic, (x, value, *indices), inner.params)
+    axes, sliced = inner.params
+    written = make(advanced, (x, value, *indices), (axes,))
+    return _write(x, written, SET_SUBTENSOR, SCATTER_SET, what) if sliced else written
+
+
+def _unshuffled(y: Any, part: Node) -> Any:
+    """What is to be written into a slice with new axes, in the order of the dimensions of the slice."""
+    if y.type.ndim > part.type.ndim:
+        raise ShapeError(f"cannot write {describe(y)} into a part of type {part.type}")
+    order = part.params[0]
+    y = shape_padleft(y, part.type.ndim - y.type.ndim)
+    return dimshuffle(y, [order.index(a) if a in order else "x" for a in range(part.inputs[0].type.ndim)])
+
+
+def _fitting(value: Any, x: Node, what: str) -> Any:
+    """A value to write, in the dtype of what it is written into."""
+    own, known = x.type.dtype, constant_value(value)
+    if known is not None and value.params[0].weak:
+        if not _number_fits(known, own):
+            raise OstinatoTypeError(f"{what}: the number {known} does not fit into {describe(x)}")
+    elif promote(own, value.type.dtype) != own:
         raise OstinatoTypeError(
             f"{what}: {describe(value)} does not fit into {describe(x)}; cast it with .astype({own!r})"
         )
-    if weak and given in ("float16", "float32", "float64") and own in (*INTEGERS, "bool"):
-        raise OstinatoTypeError(f"{what}: the float {value.params[0]!r} does not fit into {describe(x)}")
-    op = basic if part.op is SUBTENSOR else advanced
-    return make(op, (x, cast(value, own), *values), tuple(params_of(part).values()))
+    return cast(value, own)
+
+
+def _number_fits(number: Any, dtype: str) -> bool:
+    """Whether a bare number may be written into an array of a dtype."""
+    if dtype in FLOATS or number.dtype.kind == "f":
+        return dtype in FLOATS
+    return dtype == "bool" or bool(np.iinfo(dtype).min <= number <= np.iinfo(dtype).max)

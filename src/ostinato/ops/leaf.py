@@ -162,10 +162,19 @@ def as_operands(*values: Any) -> list[Any]:
     """Nodes for the operands of an elementwise operation; bare numbers take the dtype of the others."""
     nodes = [as_tensor(v) for v in values]
     strong = [n.type.dtype for n in nodes if not _is_weak(n)]
-    if not strong or len(strong) == len(nodes):
+    if not strong:
+        return _all_weak(nodes)
+    if len(strong) == len(nodes):
         return nodes
     partner = promote(*strong)
     return [constant(v, _weak_dtype(v, partner)) if (v := _weak_value(n)) is not None else n for n in nodes]
+
+
+def _all_weak(nodes: list[Any]) -> list[Any]:
+    """Bare numbers among themselves: beside a float, integers become `config.floatX` too."""
+    if all(n.type.dtype in FLOATS for n in nodes) or not any(n.type.dtype in FLOATS for n in nodes):
+        return nodes
+    return [n if n.type.dtype in FLOATS else constant(n.params[0].array, config.floatX, weak=True) for n in nodes]
 
 
 def _is_weak(node: Node) -> bool:
@@ -184,7 +193,10 @@ def _weak_dtype(value: Any, partner: str) -> str:
         return partner if partner in FLOATS else config.floatX
     if partner in INTEGERS:
         info = np.iinfo(partner)
-        return partner if info.min <= value <= info.max else promote(partner, np.min_scalar_type(value).name)
+        wider = partner if info.min <= value <= info.max else promote(partner, np.min_scalar_type(value).name)
+        if wider in FLOATS:
+            raise OstinatoTypeError(f"the integer {value} does not fit into {partner}, nor into any wider integer")
+        return wider
     return partner if partner in FLOATS else "int64"
 
 

@@ -495,6 +495,7 @@ LOOP: Op = register(
         vjp=_loop_vjp,
         params=("spec",),
         samples=(Sample(_sample, (np.arange(6.0).reshape(3, 2) / 7, np.array([0.4, -1.1]))),),
+        doc="A recurrence: the body run `trip_count` times, carries passed from step to step.",
     )
 )
 ITEM: Op = register(
@@ -505,5 +506,6 @@ ITEM: Op = register(
         sizes=_item_sizes,
         params=("index",),
         samples=(Sample(_sample, (np.arange(2.0).reshape(1, 2), np.array([0.4, -1.1]))),),
+        doc="One result of an op that has several.",
     )
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate, pairwise
 from typing import Any
 
 import numpy as np
@@ -23,8 +24,10 @@ __all__ = [
     "flatten",
     "join",
     "reshape",
+    "shape_padaxis",
     "shape_padleft",
     "shape_padright",
+    "specify_shape",
     "squeeze",
     "swapaxes",
     "transpose",
@@ -86,7 +89,7 @@ def dimshuffle(x: Any, *order: Any) -> Any:
     node = as_tensor(x)
     if len(order) == 1 and isinstance(order[0], (list, tuple)):
         order = tuple(order[0])
-    pattern = tuple(o if o == "x" else _axis(o, node.type.ndim) for o in order)
+    pattern = tuple(o if o == "x" else normalize_axis(o, node.type.ndim) for o in order)
     kept = [o for o in pattern if o != "x"]
     if len(set(kept)) != len(kept):
         raise OstinatoValueError(f"dimshuffle{pattern} takes a dimension twice")
@@ -98,23 +101,20 @@ def dimshuffle(x: Any, *order: Any) -> Any:
     return make(DIMSHUFFLE, (node,), (pattern,))
 
 
-def _axis(axis: Any, ndim: int, what: str = "dimension") -> int:
+def normalize_axis(axis: Any, ndim: int) -> int:
     """A dimension's number counted from the front."""
     if not isinstance(axis, (int, np.integer)) or isinstance(axis, bool):
-        raise OstinatoTypeError(f"a {what} is an int, not {axis!r}")
+        raise OstinatoTypeError(f"a dimension is an int, not {axis!r}")
     if not -ndim <= axis < ndim:
-        raise OstinatoValueError(f"there is no {what} {axis} in an array of {ndim} dimensions")
+        raise OstinatoValueError(f"there is no dimension {axis} in an array of {ndim} dimensions")
     return int(axis) % ndim
-
-
-normalize_axis = _axis
 
 
 def transpose(x: Any, axes: Sequence[int] | None = None) -> Any:
     """`x` with its dimensions permuted by `axes`, reversed if not given."""
     node = as_tensor(x)
     order = range(node.type.ndim)[::-1] if axes is None else axes
-    if sorted(_axis(a, node.type.ndim) for a in order) != list(range(node.type.ndim)):
+    if sorted(normalize_axis(a, node.type.ndim) for a in order) != list(range(node.type.ndim)):
         raise OstinatoValueError(f"transpose: axes {tuple(order)} are no permutation of {node.type.ndim} dimensions")
     return dimshuffle(node, *order)
 
@@ -123,7 +123,7 @@ def swapaxes(x: Any, axis1: int, axis2: int) -> Any:
     """`x` with two dimensions exchanged."""
     node = as_tensor(x)
     order = list(range(node.type.ndim))
-    a, b = _axis(axis1, node.type.ndim), _axis(axis2, node.type.ndim)
+    a, b = normalize_axis(axis1, node.type.ndim), normalize_axis(axis2, node.type.ndim)
     order[a], order[b] = order[b], order[a]
     return dimshuffle(node, *order)
 
@@ -132,7 +132,7 @@ def expand_dims(x: Any, axis: int) -> Any:
     """`x` with a new dimension of size 1 at position `axis` of the result."""
     node = as_tensor(x)
     order: list[int | str] = list(range(node.type.ndim))
-    order.insert(_axis(axis, node.type.ndim + 1), "x")
+    order.insert(normalize_axis(axis, node.type.ndim + 1), "x")
     return dimshuffle(node, *order)
 
 
@@ -142,7 +142,8 @@ def squeeze(x: Any, axis: int | Sequence[int] | None = None) -> Any:
     if axis is None:
         dropped = {i for i, s in enumerate(node.type.shape) if s == 1}
     else:
-        dropped = {_axis(a, node.type.ndim) for a in ([axis] if isinstance(axis, int) else axis)}
+        given = [axis] if isinstance(axis, (int, np.integer)) else axis
+        dropped = {normalize_axis(a, node.type.ndim) for a in given}
     return dimshuffle(node, [i for i in range(node.type.ndim) if i not in dropped])
 
 
@@ -156,6 +157,11 @@ def shape_padright(x: Any, n_ones: int = 1) -> Any:
     """`x` with `n_ones` new dimensions of size 1 at the end."""
     node = as_tensor(x)
     return dimshuffle(node, list(range(node.type.ndim)) + ["x"] * n_ones)
+
+
+def shape_padaxis(x: Any, axis: int) -> Any:
+    """`x` with a new dimension of size 1 at position `axis` of the result, as Theano spells `expand_dims`."""
+    return expand_dims(x, axis)
 
 
 # ---- reshape --------------------------------------------------------------------------------------
@@ -183,12 +189,19 @@ def reshape(x: Any, shape: Any, ndim: int | None = None) -> Any:
     ----------
     shape : ints or integer scalars (one of them may be the int -1: what is left), or an integer vector
     ndim : the length of `shape` where it is a vector of unknown length; else not needed.
+
+    Raises
+    ------
+    ShapeError
+        If the numbers of elements are known to differ; when a function runs if they turn out to.
     """
     node = as_tensor(x)
     if isinstance(shape, Node) and shape.type.shape == (None,) and ndim is not None:
         vector: Any = shape
         shape = [vector[i] for i in range(ndim)]
     wanted = read_sizes(shape)
+    if ndim is not None and ndim != len(wanted):
+        raise OstinatoValueError(f"reshape: {shape!r} gives {len(wanted)} dimension(s), not {ndim}")
     free = [i for i, s in enumerate(wanted) if static_int(s) == -1]
     if len(free) > 1 or any((static_int(s) or 0) < -1 for s in wanted):
         raise OstinatoValueError(f"reshape: at most one size may be -1, got {shape!r}")
@@ -256,14 +269,9 @@ def _concatenate_sizes(*inputs: Node, axis: int) -> list[Size]:
 
 
 def _concatenate_vjp(g: Any, out: Node, *inputs: Node, axis: int) -> list[Any]:
-    parts: list[Any] = []
-    start: Any = 0
+    stops: list[Any] = list(accumulate(sizes(i)[axis] for i in inputs))
     lead = (slice(None),) * axis
-    for i in inputs:
-        stop = start + sizes(i)[axis]
-        parts.append(g[(*lead, slice(start, stop))])
-        start = stop
-    return parts
+    return [g[(*lead, slice(start, stop))] for start, stop in pairwise([None, *stops[:-1], None])]
 
 
 CONCATENATE: Op = register(
@@ -283,18 +291,31 @@ CONCATENATE: Op = register(
 
 
 def concatenate(tensors: Sequence[Any], axis: int = 0) -> Any:
-    """Arrays joined along an existing dimension; their dtypes are promoted."""
-    if isinstance(tensors, Node) or not isinstance(tensors, (list, tuple)) or not tensors:
+    """Arrays joined along an existing dimension.
+
+    Parameters
+    ----------
+    tensors : non-empty list or tuple of arrays
+        Of one rank, not 0, and one shape but for `axis`. Their dtypes are promoted.
+    axis : int
+
+    Raises
+    ------
+    ShapeError
+        If other sizes are known to differ; when a function runs if they turn out to.
+    """
+    if not isinstance(tensors, (list, tuple)) or not tensors:
         raise OstinatoTypeError("concatenate expects a non-empty list or tuple of arrays")
     from ostinato.ops.elementwise import cast
 
     nodes = as_operands(*tensors)
     if nodes[0].type.ndim == 0:
         raise OstinatoTypeError(f"concatenate: {describe(nodes[0])} has no dimension to join along; see stack")
-    dtype = promote(*[n.type.dtype for n in nodes])
+    place = normalize_axis(axis, nodes[0].type.ndim)
     if len(nodes) == 1:
         return nodes[0]
-    return make(CONCATENATE, tuple([cast(n, dtype) for n in nodes]), (_axis(axis, nodes[0].type.ndim),))
+    dtype = promote(*[n.type.dtype for n in nodes])
+    return make(CONCATENATE, tuple([cast(n, dtype) for n in nodes]), (place,))
 
 
 def join(axis: int, *tensors: Any) -> Any:
@@ -302,11 +323,65 @@ def join(axis: int, *tensors: Any) -> Any:
     return concatenate(tensors, axis)
 
 
+# ---- sizes that the user vouches for ----------------------------------------------------------------
+
+
+def _specify_infer(x: Node, *wanted: Node) -> TensorType:
+    shape = static_shape(wanted)
+    if len(shape) != x.type.ndim:
+        raise ShapeError(f"specify_shape: {describe(x)} has {x.type.ndim} dimension(s), not {len(shape)}")
+    if any(own is not None and size is not None and own != size for own, size in zip(x.type.shape, shape, strict=True)):
+        raise ShapeError(f"specify_shape: {describe(x)} cannot have shape {shape}")
+    return x.type.with_shape(own if size is None else size for own, size in zip(x.type.shape, shape, strict=True))
+
+
+def _specify_numpy(x: Any, *wanted: Any) -> Any:
+    if np.shape(x) != wanted:
+        raise ShapeError(f"expected shape {tuple(map(int, wanted))}, got {np.shape(x)}")
+    return x
+
+
+SPECIFY_SHAPE: Op = register(
+    Op(
+        "specify_shape",
+        infer=_specify_infer,
+        numpy=_specify_numpy,
+        vjp=lambda g, out, x, *wanted: (g, *[None] * len(wanted)),
+        sizes=lambda x, *wanted: wanted,
+        samples=(Sample(lambda x, n: make(SPECIFY_SHAPE, (x, n, constant(3))), (_A23, np.int64(2))),),
+        cheap=True,
+        doc="The array itself, whose sizes are checked at run time.",
+    )
+)
+
+
+def specify_shape(x: Any, shape: Sequence[Any]) -> Any:
+    """`x`, declared to have these sizes, which is checked at run time.
+
+    Parameters
+    ----------
+    shape : one int, integer scalar or None (any size) per dimension
+
+    Raises
+    ------
+    ShapeError
+        If the sizes are known to differ; when a function runs if they turn out to.
+    """
+    node = as_tensor(x)
+    own = sizes(node)
+    if isinstance(shape, (list, tuple)) and len(shape) == len(own):
+        shape = [o if s is None else s for s, o in zip(shape, own, strict=True)]
+    wanted = read_sizes(shape)
+    if len(own) == len(wanted) and all(map(same_size, own, wanted)):
+        return node
+    return make(SPECIFY_SHAPE, (node, *as_size_nodes(wanted)))
+
+
 def add_broadcast(x: Any, *axes: int) -> Any:
     """`x`, whose dimensions `axes` are declared to have size 1; checked at run time."""
     node = as_tensor(x)
-    chosen = {_axis(a, node.type.ndim) for a in axes}
-    return reshape(node, [1 if i in chosen else s for i, s in enumerate(sizes(node))])
+    chosen = {normalize_axis(a, node.type.ndim) for a in axes}
+    return specify_shape(node, [1 if i in chosen else None for i in range(node.type.ndim)])
 
 
 def unbroadcast_axes(x: Any, *axes: int) -> Any:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ostinato.errors import OstinatoValueError
 from ostinato.graph import Node, make
 from ostinato.ops.elementwise import cast, eq
 from ostinato.ops.leaf import as_tensor
@@ -33,11 +34,14 @@ Axis = int | Sequence[int] | None
 _A = np.array([[0.5, -1.5, 2.0], [1.25, 0.75, -0.4]])
 
 
-def _axes(axis: Axis, ndim: int) -> tuple[int, ...]:
+def normalize_axes(axis: Axis, ndim: int) -> tuple[int, ...]:
+    """The dimensions that `axis` means, counted from the front, in order."""
     if axis is None:
         return tuple(range(ndim))
-    given = [axis] if isinstance(axis, (int, np.integer)) else list(axis)
-    return tuple(sorted({normalize_axis(a, ndim) for a in given}))
+    given = [normalize_axis(a, ndim) for a in ([axis] if isinstance(axis, (int, np.integer)) else axis)]
+    if len(set(given)) != len(given):
+        raise OstinatoValueError(f"a dimension is named twice: axis={axis}")
+    return tuple(sorted(given))
 
 
 def _kept(values: Sequence[Any], axes: tuple[int, ...]) -> list[Any]:
@@ -94,7 +98,7 @@ ALL = _reduction("all", lambda x, *, axes: np.all(x, axes), None, "bool")
 
 def _reduce(op: Op, x: Any, axis: Axis, keepdims: bool) -> Any:
     node = as_tensor(x)
-    axes = _axes(axis, node.type.ndim)
+    axes = normalize_axes(axis, node.type.ndim)
     result = make(op, (node,), (axes,)) if axes else node
     return restore(result, node, axes) if keepdims else result
 
@@ -113,22 +117,44 @@ def _accumulate(op: Op, x: Any, axis: Axis, dtype: str | None, keepdims: bool) -
 
 
 def sum(x: Any, axis: Axis = None, dtype: str | None = None, keepdims: bool = False) -> Any:
-    """The sum over `axis` (an int, several, or None for all); integers are summed in 64 bits."""
+    """The sum over some dimensions.
+
+    Parameters
+    ----------
+    x : array of any dtype
+    axis : int, sequence of ints, or None
+        The dimensions to sum over: all of them by default, none for an empty sequence.
+    dtype : str, optional
+        What to sum in, and the dtype of the result. By default that of `x`, but 64 bits for integers and booleans.
+    keepdims : bool
+        Keep the dimensions, with size 1.
+
+    Raises
+    ------
+    OstinatoValueError
+        If `x` has no such dimension, or one is named twice.
+    """
     return _accumulate(SUM, x, axis, dtype, keepdims)
 
 
 def prod(x: Any, axis: Axis = None, dtype: str | None = None, keepdims: bool = False) -> Any:
-    """The product over `axis`. Its derivatives are right where elements are zero."""
+    """The product over some dimensions; arguments as in `sum`. Its derivatives are right where elements are zero."""
     return _accumulate(PROD, x, axis, dtype, keepdims)
 
 
 def max(x: Any, axis: Axis = None, keepdims: bool = False) -> Any:
-    """The largest element over `axis`; NaN if there is one. Ties share the derivative equally."""
+    """The largest element over `axis` (an int, several, or None for all); NaN if there is one.
+
+    Ties share the derivative equally. The largest of no elements is an error when a function runs.
+    """
     return _reduce(MAX, x, axis, keepdims)
 
 
 def min(x: Any, axis: Axis = None, keepdims: bool = False) -> Any:
-    """The smallest element over `axis`; NaN if there is one. Ties share the derivative equally."""
+    """The smallest element over `axis` (an int, several, or None for all); NaN if there is one.
+
+    Ties share the derivative equally. The smallest of no elements is an error when a function runs.
+    """
     return _reduce(MIN, x, axis, keepdims)
 
 
@@ -204,7 +230,7 @@ CUMSUM: Op = register(
 
 
 def cumsum(x: Any, axis: int | None = None) -> Any:
-    """Running sums along `axis`, or of the flattened array."""
+    """Running sums along `axis`, or of the flattened array; integers are summed in 64 bits."""
     node = as_tensor(x)
     node = cast(node, accumulator_dtype(node.type.dtype))
     if axis is None:

@@ -30,6 +30,7 @@ SIZE: Op = register(
         samples=(Sample(lambda x: make(SIZE, (x,), (1,)), (np.zeros((2, 3)),)),),
         cheap=True,
         connected=False,
+        doc="The size of one dimension.",
     )
 )
 

@@ -166,9 +166,24 @@ class TensorVariable(Node):
         return e.invert(self)
 
     def __divmod__(self, other: Any) -> Any:
-        return e.floor_div(self, other), e.mod(self, other)
+        return self // other, self % other
+
+    def __rdivmod__(self, other: Any) -> Any:
+        return other // self, other % self
 
     # ---- what a symbolic array cannot do ----
+
+    def __array__(self, *args: Any, **kwargs: Any) -> Any:
+        raise self._no_value("a NumPy array")
+
+    def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
+        raise OstinatoTypeError(
+            f"numpy.{function.__name__} computes with values, but {describe(self)} has none yet; "
+            "use the function of ostinato.tensor"
+        )
+
+    def __contains__(self, value: Any) -> bool:
+        raise OstinatoTypeError(f"{describe(self)} has no elements yet; use any(eq(x, value)) in the graph")
 
     def __bool__(self) -> bool:
         raise OstinatoTypeError(
@@ -217,11 +232,13 @@ class TensorVariable(Node):
 
     def transpose(self, *axes: Any) -> Any:
         """See `ostinato.tensor.transpose`; the axes may be given one by one."""
-        given = axes[0] if len(axes) == 1 and not isinstance(axes[0], int) else axes
+        given = axes[0] if len(axes) == 1 and not isinstance(axes[0], (int, np.integer)) else axes
         return movement.transpose(self, given or None)
 
     def reshape(self, shape: Any, *more: Any, ndim: int | None = None) -> Any:
         """See `ostinato.tensor.reshape`; the sizes may be given one by one."""
+        if len(more) == 1 and ndim is None and _is_sequence(shape):  # Theano's order: shape, ndim
+            return movement.reshape(self, shape, *more)
         return movement.reshape(self, (shape, *more) if more else shape, ndim)
 
     def dimshuffle(self, *order: Any) -> Any:
@@ -286,9 +303,9 @@ class TensorVariable(Node):
         """See `ostinato.tensor.clip`."""
         return composite.clip(self, low, high)
 
-    def round(self) -> Any:
-        """The nearest integers; halves go to the even one."""
-        return e.round(self)
+    def round(self, mode: str = "half_to_even") -> Any:
+        """See `ostinato.tensor.round`."""
+        return e.round(self, mode)
 
     def dot(self, other: Any) -> Any:
         """See `ostinato.tensor.dot`."""
@@ -351,6 +368,10 @@ class TensorVariable(Node):
     def cumprod(self, axis: int | None = None) -> Any:
         """See `ostinato.tensor.cumprod`."""
         return composite.cumprod(self, axis)
+
+
+def _is_sequence(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) or getattr(value, "ndim", 0) == 1
 
 
 def _binary(build: Any, x: Any, y: Any) -> Any:
