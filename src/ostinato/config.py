@@ -13,9 +13,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
-from ostinato.errors import OstinatoValueError
+from ostinato.errors import OstinatoError, OstinatoValueError
 
 
 @dataclass(frozen=True)
@@ -39,35 +40,56 @@ _FLAGS: dict[str, Flag] = {
     "profile": Flag(False, (False, True), "accepted for Theano's sake"),
     "allow_gc": Flag(True, (False, True), "accepted for Theano's sake"),
 }
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
+
+
+class UnknownFlagError(OstinatoError, AttributeError):
+    """There is no configuration flag of this name."""
 
 
 class Config:
-    """The switches as attributes; see `print(config)`."""
+    """The switches as attributes; see `print(config)`.
+
+    Parameters
+    ----------
+    environ : mapping of str to str
+        Where `OSTINATO_...` variables are looked up.
+
+    Raises
+    ------
+    UnknownFlagError
+        If a flag is read or set that does not exist; close names are suggested.
+    OstinatoValueError
+        If a flag is set to what it cannot be; the flag keeps its value.
+    """
 
     def __init__(self, environ: Mapping[str, str]) -> None:
-        values: dict[str, Any] = {}
-        for name, flag in _FLAGS.items():
-            text = environ.get(f"OSTINATO_{name.upper()}")
-            values[name] = flag.default if text is None else _parse(name, text)
+        values = {n: _from_environment(n, environ.get(_variable(n))) for n in _FLAGS}
         object.__setattr__(self, "_values", values)
-        object.__setattr__(self, "_overrides", ContextVar("overrides", default={}))
+        object.__setattr__(self, "_overrides", ContextVar("overrides", default=_NOTHING))
 
     def __getattr__(self, name: str) -> Any:
         if name not in _FLAGS:
-            raise AttributeError(_unknown(name))
+            raise UnknownFlagError(_unknown(name))
         overrides = self._overrides.get()
         return overrides[name] if name in overrides else self._values[name]
 
     def __setattr__(self, name: str, value: Any) -> None:
-        _check(name, value)
-        self._values[name] = value
+        value = _checked(name, value)
+        overrides = self._overrides.get()
+        if name in overrides:  # within a block that changes this flag: undone where the block ends
+            self._overrides.set({**overrides, name: value})
+        else:
+            self._values[name] = value
+
+    def __dir__(self) -> list[str]:
+        return [*super().__dir__(), *_FLAGS]
 
     @contextmanager
     def change_flags(self, **flags: Any) -> Iterator[None]:
         """Set flags for a block (or, as a decorator, for a function), in this thread or task only."""
-        for name, value in flags.items():
-            _check(name, value)
-        token = self._overrides.set({**self._overrides.get(), **flags})
+        checked = {name: _checked(name, value) for name, value in flags.items()}
+        token = self._overrides.set({**self._overrides.get(), **checked})
         try:
             yield
         finally:
@@ -77,26 +99,41 @@ class Config:
         return "\n".join(f"{n} = {getattr(self, n)!r}    # {f.doc}" for n, f in _FLAGS.items())
 
 
+def _variable(name: str) -> str:
+    return f"OSTINATO_{name.upper()}"
+
+
 def _unknown(name: str) -> str:
-    close = difflib.get_close_matches(name, _FLAGS, 1)
-    hint = f"; did you mean {close[0]!r}?" if close else f"; there is {', '.join(_FLAGS)}"
+    folded = {n.lower(): n for n in _FLAGS}
+    close = difflib.get_close_matches(name.lower(), folded, 1)
+    hint = f"; did you mean {folded[close[0]]!r}?" if close else f"; there is {', '.join(_FLAGS)}"
     return f"there is no configuration flag {name!r}{hint}"
 
 
-def _check(name: str, value: Any) -> None:
+def _checked(name: str, value: Any) -> Any:
+    """The value as its flag keeps it."""
     if name not in _FLAGS:
-        raise AttributeError(_unknown(name))
+        raise UnknownFlagError(_unknown(name))
     choices = _FLAGS[name].choices
-    if choices and value not in choices:
+    chosen = [c for c in choices if isinstance(value, (str, int)) and c == value]
+    if choices and not chosen:
         raise OstinatoValueError(f"config.{name} is one of {', '.join(map(repr, choices))}, not {value!r}")
+    return chosen[0] if chosen else value
 
 
-def _parse(name: str, text: str) -> Any:
-    value: Any = text
-    if isinstance(_FLAGS[name].default, bool):
-        value = {"1": True, "true": True, "0": False, "false": False}.get(text.lower(), text)
-    _check(name, value)
-    return value
+def _from_environment(name: str, text: str | None) -> Any:
+    flag = _FLAGS[name]
+    if text is None:
+        return flag.default
+    values = {str(c): c for c in flag.choices}
+    if isinstance(flag.default, bool):
+        values = {"0": False, "1": True, "false": False, "true": True}
+        text = text.lower()
+    if values and text not in values:
+        raise OstinatoValueError(
+            f"the environment variable {_variable(name)} is one of {', '.join(values)}, not {text!r}"
+        )
+    return values.get(text, text)
 
 
 config = Config(os.environ)

@@ -20,18 +20,18 @@ from ostinato.errors import (
     OstinatoTypeError,
     OstinatoValueError,
     UnusedInputError,
+    at,
     bullet_list,
 )
 from ostinato.graph import Graph, Node, leaves, substitute, topological
-from ostinato.ops.elementwise import cast
-from ostinato.ops.leaf import CONSTANT, INPUT, SHARED, as_tensor, describe, new_input
+from ostinato.ops.leaf import CONSTANT, INPUT, SHARED, describe, new_input
 from ostinato.rewrite.pipeline import rewrite
 from ostinato.shared import SharedVariable
-from ostinato.types import is_lossless
-from ostinato.values import convert
+from ostinato.values import as_variable, convert, fit
 from ostinato.verify import verify
 
-_COMMIT = threading.Lock()
+# Held while a call reads the shared variables and while it changes them, so that none sees half of an update.
+_SHARED_VALUES = threading.Lock()
 
 
 class In:
@@ -48,6 +48,13 @@ class In:
         Overrides the function's `allow_input_downcast`.
     strict : bool
         Accept only arrays of exactly the variable's dtype.
+    **theano_options
+        `mutable`, `borrow`, `autoname`, `implicit`, `shared`: accepted for Theano's sake.
+
+    Raises
+    ------
+    OstinatoTypeError
+        If there is no such option, or `variable` is none.
     """
 
     def __init__(
@@ -62,26 +69,27 @@ class In:
         unknown = set(theano_options) - {"mutable", "borrow", "autoname", "implicit", "shared"}
         if unknown:
             raise OstinatoTypeError(f"In: unknown option {', '.join(sorted(unknown))}; a state belongs into shared()")
-        self.variable = as_tensor(variable)
+        if not isinstance(variable, Node):
+            raise OstinatoTypeError(f"an input is a symbolic variable, not {variable!r:.60}")
+        self.variable: Any = variable
         self.name = name or self.variable.name
         self.value = value
         self.allow_downcast = allow_downcast
         self.strict = strict
 
     def convert(self, value: Any, position: int, allow_downcast: bool | None) -> np.ndarray[Any, Any]:
-        """An argument as an array of the variable's type."""
-        what = f"input {position} ({self.name})" if self.name else f"input {position}"
-        if self.strict and getattr(value, "dtype", None) != self.variable.dtype:
-            raise OstinatoTypeError(f"{what}: expected an array of exactly {self.variable.dtype}, got {value!r:.60}")
-        own = self.allow_downcast
-        return convert(value, self.variable.type, what, allow_downcast if own is None else own)
+        """An argument as an array of the variable's type; raises OstinatoTypeError if it is none."""
+        what = f"input {position}{f' {self.name!r}' if self.name else ''}{at(self.variable.source)}"
+        own = allow_downcast if self.allow_downcast is None else self.allow_downcast
+        fix = ", or compile with allow_input_downcast=True"
+        return convert(value, self.variable.type, what, own, self.strict, fix)
 
 
 class Out:
     """An output of a function; `borrow` is accepted for Theano's sake."""
 
     def __init__(self, variable: Any, borrow: bool = False) -> None:
-        self.variable = as_tensor(variable)
+        self.variable = as_variable(variable, "an output")
 
 
 class _Closed(NamedTuple):
@@ -111,7 +119,9 @@ class Function:
         self._inputs, self._shared, self._updated = closed.inputs, closed.shared, closed.updated
         self._keys = keys
         self._allow_downcast = allow_input_downcast
-        self._by_name = {i.name: k for k, i in enumerate(closed.inputs) if i.name}
+        names = [i.name for i in closed.inputs]
+        self._by_name = {n: k for k, n in enumerate(names) if n and names.count(n) == 1}
+        self._defaults = [_default(i, k, allow_input_downcast) for k, i in enumerate(closed.inputs)]
         self._run = find_backend(mode)(closed.graph)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -136,39 +146,50 @@ class Function:
         Shared variables are updated together after everything was computed. If anything fails, none is.
         """
         arrays = self._arguments(args, kwargs)
-        arrays += [s._value for s in self._shared]
+        if self._shared:
+            with _SHARED_VALUES:
+                arrays += [s._value for s in self._shared]
         results = _fresh(self._run(arrays), arrays)
         n = len(results) - len(self._updated)
-        with _COMMIT:
-            for variable, value in zip(self._updated, results[n:], strict=True):
-                variable._value = value
+        if self._updated:
+            with _SHARED_VALUES:
+                for variable, value in zip(self._updated, results[n:], strict=True):
+                    variable._value = value
         return self._shaped(results[:n])
 
     def _arguments(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
-        given: list[Any] = [i.value for i in self._inputs]
-        problems: list[str] = []
+        given: list[Any] = [None] * len(self._inputs)
+        given[: len(args)] = args[: len(given)]
+        problems = self._place_keywords(given, len(args), kwargs)
         if len(args) > len(given):
             problems.append(f"expected at most {len(given)} argument(s), got {len(args)}")
-        given[: len(args)] = args[: len(given)]
-        for name, value in kwargs.items():
-            if name not in self._by_name:
-                problems.append(f"there is no input named {name!r}")
-            elif self._by_name[name] < len(args):
-                problems.append(f"input {name!r} is given twice")
-            else:
-                given[self._by_name[name]] = value
         arrays = []
-        for position, (spec, value) in enumerate(zip(self._inputs, given, strict=True)):
-            if value is None:
+        for position, (spec, value, default) in enumerate(zip(self._inputs, given, self._defaults, strict=True)):
+            if value is None and default is None:
                 problems.append(f"missing input {position}: {describe(spec.variable)}")
                 continue
             try:
-                arrays.append(spec.convert(value, position, self._allow_downcast))
+                arrays.append(default if value is None else spec.convert(value, position, self._allow_downcast))
             except OstinatoTypeError as error:
                 problems.append(str(error))
         if problems:
             raise OstinatoTypeError(f"{self}: {bullet_list(problems)}")
         return arrays
+
+    def _place_keywords(self, given: list[Any], n_positional: int, kwargs: Mapping[str, Any]) -> list[str]:
+        """Put keyword arguments at their places in `given`; what is wrong with them."""
+        problems = []
+        for name, value in kwargs.items():
+            if name in self._by_name and self._by_name[name] >= n_positional:
+                given[self._by_name[name]] = value
+            elif name in self._by_name:
+                problems.append(f"input {name!r} is given twice")
+            elif any(i.name == name for i in self._inputs):
+                problems.append(f"several inputs are named {name!r}; give them by position")
+            else:
+                known = ", ".join(map(repr, self._by_name)) or "none with a name"
+                problems.append(f"there is no input named {name!r}; there is {known}")
+        return problems
 
     def _shaped(self, outputs: list[Any]) -> Any:
         if self._keys is None:
@@ -183,6 +204,15 @@ class Function:
 
     def __repr__(self) -> str:
         return f"<ostinato {self}>"
+
+
+def _default(spec: In, position: int, allow_downcast: bool | None) -> np.ndarray[Any, Any] | None:
+    if spec.value is None:
+        return None
+    try:
+        return np.array(spec.convert(spec.value, position, allow_downcast))
+    except OstinatoTypeError as error:
+        raise OstinatoTypeError(f"function: the default value of {error}") from None
 
 
 def _fresh(results: list[Any], arguments: list[Any]) -> list[np.ndarray[Any, Any]]:
@@ -217,7 +247,8 @@ def function(
     Parameters
     ----------
     inputs : list of variables or `In`
-        What a call gives values for. Inner variables of the graph may be inputs too.
+        What a call gives values for. Inner variables of the graph may be inputs too: what they were computed
+        from is then not needed.
     outputs : variable, list, dict with string keys, or None
         What a call returns, in this form.
     mode : str, optional
@@ -229,7 +260,8 @@ def function(
     name : str, optional
         For messages.
     allow_input_downcast : bool, optional
-        Whether arguments may be converted with loss of precision. By default only bare Python floats are.
+        Whether arguments may be converted with loss of precision. By default only bare Python numbers (and
+        lists of them) are, to floats; with False nothing is.
     on_unused_input : {"raise", "warn", "ignore"}
         What to do about an input that nothing needs.
     no_default_updates, accept_inplace, rebuild_strict, profile
@@ -245,7 +277,7 @@ def function(
         If the computation needs a variable that is no input; all of them are named.
     UnusedInputError
         See `on_unused_input`.
-    OstinatoTypeError
+    OstinatoTypeError, ShapeError
         If an update or a replacement does not fit what it is for.
     """
     specs = _read_inputs(inputs)
@@ -257,84 +289,87 @@ def function(
 
 
 def _read_inputs(inputs: Any) -> list[In]:
-    if isinstance(inputs, (Node, In)) or not isinstance(inputs, Iterable):
-        raise OstinatoTypeError(f"function expects a list of inputs, got {inputs!r}; write [{inputs!r}]")
+    if not isinstance(inputs, (list, tuple)):
+        raise OstinatoTypeError(f"function expects a list of inputs, got {inputs!r:.60}; write [{inputs!r:.60}]")
     specs = [i if isinstance(i, In) else In(i) for i in inputs]
+    variables = [s.variable for s in specs]
     problems = [
-        f"{describe(s.variable)} is a shared variable or a constant and holds its own value; see givens"
-        for s in specs
-        if s.variable.op in (SHARED, CONSTANT)
+        f"{describe(v)} is a shared variable or a constant and holds its own value; see givens"
+        for v in variables
+        if v.op in (SHARED, CONSTANT)
     ]
-    if len({s.variable for s in specs}) != len(specs):
-        problems.append("a variable is listed twice among the inputs")
-    names = [s.name for s in specs if s.name]
-    twice = sorted({n for n in names if names.count(n) > 1})
+    problems += [f"{describe(v)} is listed twice" for v in dict.fromkeys(variables) if variables.count(v) > 1]
     if problems:
-        raise OstinatoTypeError("function: " + bullet_list(problems))
-    for spec in specs:
-        if spec.name in twice:
-            spec.name = None  # ambiguous: by position only
+        raise OstinatoTypeError("function: among the inputs " + bullet_list(problems))
     return specs
 
 
 def _read_outputs(outputs: Any) -> tuple[list[Any], Any]:
-    def one(o: Any) -> Any:
-        return o.variable if isinstance(o, Out) else as_tensor(o)
-
     if outputs is None:
         return [], None
     if isinstance(outputs, Mapping):
         wrong = [k for k in outputs if not isinstance(k, str)]
         if wrong:
-            raise OstinatoTypeError(f"the keys of a dict of outputs are strings, not {wrong!r}")
-        return [one(o) for o in outputs.values()], tuple(outputs)
+            raise OstinatoTypeError(f"the keys of a dict of outputs are strings, not {', '.join(map(repr, wrong))}")
+        return [_output(o, repr(k)) for k, o in outputs.items()], tuple(outputs)
     if isinstance(outputs, (list, tuple)):
-        return [one(o) for o in outputs], "list"
-    return [one(outputs)], "one"
+        return [_output(o, str(i)) for i, o in enumerate(outputs)], "list"
+    return [_output(outputs, "0")], "one"
+
+
+def _output(given: Any, label: str) -> Any:
+    return given.variable if isinstance(given, Out) else as_variable(given, f"output {label}")
 
 
 def _pairs(given: Any, what: str) -> list[tuple[Any, Any]]:
-    pairs = list(given.items() if isinstance(given, Mapping) else given or ())
-    if any(not isinstance(p, (list, tuple)) or len(p) != 2 for p in pairs):
-        raise OstinatoTypeError(f"{what} is a mapping or a list of pairs")
+    several = given is not None and isinstance(given, Iterable) and not isinstance(given, (str, Node))
+    pairs = list(given.items() if isinstance(given, Mapping) else given) if several else []
+    if (given is not None and not several) or any(not isinstance(p, (list, tuple)) or len(p) != 2 for p in pairs):
+        raise OstinatoTypeError(f"{what}: expected a mapping or a list of pairs, got {given!r:.60}")
     return [(p[0], p[1]) for p in pairs]
 
 
 def _read_updates(updates: Any) -> tuple[list[SharedVariable], list[Any]]:
-    updated: list[SharedVariable] = []
-    values: list[Any] = []
-    for variable, value in _pairs(updates, "updates"):
-        if not isinstance(variable, SharedVariable):
-            raise OstinatoTypeError(f"only shared variables have updates, not {variable!r}")
-        if variable in updated:
-            raise OstinatoValueError(f"{describe(variable)} has two updates")
-        updated.append(variable)
-        values.append(fit_update(variable, value))
-    return updated, values
+    pairs = read_updates(updates, "updates")
+    return [v for v, _ in pairs], [value for _, value in pairs]
 
 
-def fit_update(variable: SharedVariable, value: Any) -> Any:
-    """A new value of a shared variable, converted to its dtype where that loses nothing."""
-    return _fit(variable, as_tensor(value, dtype=None), f"the update of {describe(variable)}")
+def read_updates(updates: Any, what: str) -> list[tuple[SharedVariable, Any]]:
+    """Updates in any of their forms as pairs: shared variable, new value of its type.
 
+    Parameters
+    ----------
+    updates : mapping, list of pairs, or None
+    what : how a message names them.
 
-def _fit(variable: Any, node: Any, what: str) -> Any:
-    weak = node.op is CONSTANT and node.params[0].weak
-    if node.type.ndim != variable.type.ndim:
-        raise OstinatoTypeError(f"{what} has {node.type.ndim} dimension(s): {describe(node)}")
-    if not (is_lossless(node.type.dtype, variable.type.dtype) or weak):
-        raise OstinatoTypeError(
-            f"{what} would lose precision: {describe(node)}; cast it with .astype({variable.type.dtype!r})"
-        )
-    return cast(node, variable.type.dtype)
+    Raises
+    ------
+    OstinatoTypeError, ShapeError
+        If an updated variable is not shared, or its new value does not fit.
+    OstinatoValueError
+        If a variable has two updates.
+    """
+    pairs = _pairs(updates, what)
+    wrong = [
+        describe(v) if isinstance(v, Node) else f"{v!r:.60}" for v, _ in pairs if not isinstance(v, SharedVariable)
+    ]
+    if wrong:
+        raise OstinatoTypeError(f"{what}: only shared variables have updates, not {', '.join(wrong)}")
+    variables = [v for v, _ in pairs]
+    twice = [describe(v) for v in dict.fromkeys(variables) if variables.count(v) > 1]
+    if twice:
+        raise OstinatoValueError(f"{what}: {', '.join(twice)} is updated twice; one new value can be kept")
+    return [(v, fit(value, v.type, f"the update of {describe(v)}")) for v, value in pairs]
 
 
 def _read_givens(givens: Any) -> dict[Node, Any]:
     mapping: dict[Node, Any] = {}
     for variable, value in _pairs(givens, "givens"):
         if not isinstance(variable, Node):
-            raise OstinatoTypeError(f"givens replaces variables, not {variable!r}")
-        mapping[variable] = _fit(variable, as_tensor(value), f"the replacement of {describe(variable)} in givens")
+            raise OstinatoTypeError(f"givens replaces variables, not {variable!r:.60}")
+        if variable in mapping:
+            raise OstinatoValueError(f"givens: {describe(variable)} has two replacements")
+        mapping[variable] = fit(value, variable.type, f"the replacement of {describe(variable)} in givens")
     return mapping
 
 

@@ -6,22 +6,32 @@ from typing import Any
 
 import numpy as np
 
-from ostinato.errors import OstinatoTypeError
+from ostinato.errors import OstinatoTypeError, at
 from ostinato.graph import VARIABLE_CLASSES, Node, make
 from ostinato.ops.leaf import SHARED, new_uid
 from ostinato.tensor.variable import TensorVariable
-from ostinato.types import TensorType, check_dtype
-from ostinato.values import convert
+from ostinato.types import TensorType
+from ostinato.values import as_array, convert
 
 
 class SharedVariable(TensorVariable):
     """A variable that holds a value; made by `shared`."""
 
-    __slots__ = ("_value",)
+    __slots__ = ("_allow_downcast", "_strict", "_value")
     _value: np.ndarray[Any, Any]
+    _allow_downcast: bool | None
+    _strict: bool
 
     def get_value(self, borrow: bool = False, return_internal_type: bool = False) -> np.ndarray[Any, Any]:
-        """The value: a copy, or with `borrow` the array itself."""
+        """The value: a copy, or with `borrow` the array itself.
+
+        Parameters
+        ----------
+        borrow : bool
+            Return the array that the variable holds. Who writes to it changes the variable.
+        return_internal_type : bool
+            Accepted for Theano's sake; the value is always a NumPy array.
+        """
         return self._value if borrow else self._value.copy()
 
     def set_value(self, new_value: Any, borrow: bool = False) -> None:
@@ -40,11 +50,16 @@ class SharedVariable(TensorVariable):
         OstinatoTypeError
             If dtype or number of dimensions do not fit. The value is left as it was.
         """
-        array = convert(new_value, self.type, f"the new value of {self.name or 'a shared variable'}")
+        what = f"the new value of {_label(self.name)}{at(self.source)}"
+        array = convert(new_value, self.type, what, self._allow_downcast, self._strict)
         self._value = array if borrow else np.array(array)
 
 
 VARIABLE_CLASSES["shared"] = SharedVariable
+
+
+def _label(name: str | None) -> str:
+    return repr(name) if name else "a shared variable"
 
 
 def shared(
@@ -63,24 +78,32 @@ def shared(
     value : array, number or nested list
         The first value; its dtype and number of dimensions are those of the variable.
     name : str, optional
+    strict : bool
+        Let `set_value` accept only arrays of exactly this dtype.
+    allow_downcast : bool, optional
+        Whether `set_value` may lose precision; see `allow_input_downcast` of `function`.
     borrow : bool
         Keep the array itself instead of a copy.
     broadcastable : tuple of bool, optional
         Which sizes are 1 for good; by default any shape may come later.
-    strict, allow_downcast, target
+    target : str
         Accepted for Theano's sake.
 
     Raises
     ------
     OstinatoTypeError
-        If the value is symbolic or of a dtype that is not supported.
+        If the value is symbolic or of a dtype that is not supported, or does not fit `broadcastable`.
     """
+    if name is not None and not isinstance(name, str):
+        raise OstinatoTypeError(f"the name of a shared variable is a string, not {name!r}")
+    what = f"the value of {_label(name)}: expected numbers, got"
     if isinstance(value, Node):
-        raise OstinatoTypeError(f"a shared variable holds a value, not the symbolic {value!r}")
-    array = np.asarray(value)
-    dtype = check_dtype(array.dtype)
-    shape = tuple(broadcastable) if broadcastable is not None else (None,) * array.ndim
-    node: SharedVariable = make(SHARED, (), (new_uid(), TensorType(dtype, shape)))
+        raise OstinatoTypeError(f"{what} the symbolic {value!r}; evaluate it first, or make it an update")
+    array = as_array(value, what)
+    type_ = TensorType(array.dtype.name, (None,) * array.ndim if broadcastable is None else tuple(broadcastable))
+    convert(array, type_, f"the value of {_label(name)} with broadcastable={broadcastable}")
+    node: SharedVariable = make(SHARED, (), (new_uid(), type_))
     node.name = name
-    node._value = array if borrow and isinstance(value, np.ndarray) else np.array(array)
+    node._value = array if borrow else np.array(array)
+    node._allow_downcast, node._strict = allow_downcast, strict
     return node

@@ -1,4 +1,4 @@
-"""Values from outside: arrays and numbers checked and converted to the type of a variable."""
+"""What comes from outside, arrays and numbers or expressions for them, checked and converted to a variable's type."""
 
 from __future__ import annotations
 
@@ -6,14 +6,23 @@ from typing import Any
 
 import numpy as np
 
-from ostinato.config import config
-from ostinato.errors import OstinatoTypeError
+from ostinato.errors import OstinatoTypeError, ShapeError
 from ostinato.graph import Node
-from ostinato.ops.leaf import is_number
-from ostinato.types import DTYPES, FLOATS, TensorType, is_lossless
+from ostinato.ops.elementwise import cast
+from ostinato.ops.leaf import CONSTANT, as_tensor, constant, describe, is_number
+from ostinato.types import DTYPES, FLOATS, TensorType, fits, is_lossless
+
+Array = np.ndarray[Any, Any]
 
 
-def convert(value: Any, type_: TensorType, what: str, allow_downcast: bool | None = None) -> np.ndarray[Any, Any]:
+def convert(
+    value: Any,
+    type_: TensorType,
+    what: str,
+    allow_downcast: bool | None = None,
+    strict: bool = False,
+    fix: str = "",
+) -> Array:
     """`value` as an array of the given type; itself where it is one already.
 
     Parameters
@@ -21,74 +30,184 @@ def convert(value: Any, type_: TensorType, what: str, allow_downcast: bool | Non
     value : array, number, nested list, or anything with `__array__` or `__dlpack__`
     what : how a message names the value.
     allow_downcast : bool or None
-        True converts even where that loses precision. None does so for bare Python floats only, and
-        False never. Integers out of range are refused always.
+        True converts even where that loses precision. None does so for bare Python numbers (and lists of
+        them) that become floats, and False never. What is out of range is refused always.
+    strict : bool
+        Accept only arrays of exactly this dtype.
+    fix : what a message about a loss of precision ends with.
 
     Raises
     ------
     OstinatoTypeError
         With what was expected, what came, and how to mend it.
     """
-    if type(value) is np.ndarray and value.dtype.name == type_.dtype and _shape_fits(value, type_):
+    dtype = type_.dtype
+    if type(value) is np.ndarray and value.dtype == dtype and _shape_fits(value, type_):
         return value
-    array = _as_array(value, what)
+    array = as_array(value, f"{what}: expected {type_}, got")
     if not _shape_fits(array, type_):
-        raise OstinatoTypeError(f"{what}: expected {type_}, got an array of shape {array.shape}")
-    if array.dtype.name == type_.dtype:
+        raise OstinatoTypeError(f"{what}: expected {type_}, got {_shown(value, array)}{_shape_hint(array, type_)}")
+    if strict and getattr(value, "dtype", None) != dtype:
+        raise OstinatoTypeError(f"{what}: expected an array of exactly {dtype}, got {_shown(value, array)}")
+    if array.dtype == dtype:
         return array
-    return _cast(value, array, type_.dtype, what, allow_downcast)
+    converted = _cast(value, array, dtype, allow_downcast, fix)
+    if isinstance(converted, str):
+        raise OstinatoTypeError(f"{what}: expected {type_}, got {_shown(value, array)}, {converted}")
+    return converted
 
 
-def _as_array(value: Any, what: str) -> np.ndarray[Any, Any]:
+def as_array(value: Any, what: str) -> Array:
+    """A value as an array of a supported dtype in the byte order of the machine; not copied where that is possible.
+
+    Parameters
+    ----------
+    what : the beginning of a message about a value that is none; the value comes next.
+
+    Raises
+    ------
+    OstinatoTypeError
+        If no array can be made of the value, or its dtype is not supported.
+    """
     if isinstance(value, Node):
-        raise OstinatoTypeError(f"{what}: expected a value, got the symbolic variable {value!r}; see givens")
-    if not hasattr(value, "__array__") and hasattr(value, "__dlpack__"):
-        return np.from_dlpack(value)
+        raise OstinatoTypeError(f"{what} the symbolic variable {value!r}, which has no value; see givens of function")
+    if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
+        raise OstinatoTypeError(f"{what} a masked array, whose mask would be lost; fill it first: value.filled(...)")
     try:
-        array = np.asarray(value)
-    except ValueError as error:
-        raise OstinatoTypeError(f"{what}: cannot make an array of it: {error}") from None
+        foreign = not hasattr(value, "__array__") and hasattr(value, "__dlpack__")
+        array: Array = np.from_dlpack(value) if foreign else np.asarray(value)
+    except (ValueError, TypeError, RuntimeError, BufferError, OverflowError) as error:
+        kind = type(value).__name__
+        raise OstinatoTypeError(f"{what} a value of type {kind} that is no array: {error}") from error
     if array.dtype.name not in DTYPES:
-        raise OstinatoTypeError(f"{what}: cannot compute with dtype {array.dtype}")
-    return array
+        raise OstinatoTypeError(f"{what} {_unsupported(value, array)}")
+    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
 
 
-def _shape_fits(array: np.ndarray[Any, Any], type_: TensorType) -> bool:
+def _unsupported(value: Any, array: Array) -> str:
+    if type(value) is int:
+        return f"{_short(value)}, which no integer dtype holds"
+    if array.dtype == object or array.dtype.kind in "US":
+        return f"{_short(value)} of type {type(value).__name__}; it is no array of numbers"
+    return f"an array of dtype {array.dtype}; there is {', '.join(DTYPES)}"
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _shown(value: Any, array: Array) -> str:
+    """A value as a message shows it: a number itself, an array by its dtype and shape."""
+    return f"{value!r} of dtype {array.dtype}" if is_number(value) else str(TensorType(array.dtype.name, array.shape))
+
+
+def _shape_fits(array: Array, type_: TensorType) -> bool:
     return array.ndim == type_.ndim and all(s is None or s == n for s, n in zip(type_.shape, array.shape, strict=True))
 
 
-def _cast(
-    value: Any, array: np.ndarray[Any, Any], dtype: str, what: str, allow_downcast: bool | None
-) -> np.ndarray[Any, Any]:
-    own = array.dtype.name
-    bare = not isinstance(value, (np.ndarray, np.generic)) and not hasattr(value, "__array__")
-    if array.dtype.kind in "iub" and dtype not in FLOATS and dtype != "bool":
-        return _fit_integers(array, dtype, what)
-    fine = is_lossless(own, dtype) or allow_downcast
-    fine = fine or (array.dtype.kind in "iu" and dtype in FLOATS and _exact(array, dtype))
-    fine = fine or (
-        bare and array.dtype.kind == "f" and dtype in FLOATS and allow_downcast is None and _may_round(value, dtype)
-    )
-    if not fine or (dtype == "bool" and not allow_downcast):
+def _shape_hint(array: Array, type_: TensorType) -> str:
+    if array.ndim != type_.ndim:
+        return f"; it has {array.ndim} dimension(s) instead of {type_.ndim}"
+    wrong = [i for i, (s, n) in enumerate(zip(type_.shape, array.shape, strict=True)) if s not in (None, n)]
+    return "; " + ", ".join(f"dimension {i} has size {array.shape[i]} instead of {type_.shape[i]}" for i in wrong)
+
+
+# ---- expressions ----------------------------------------------------------------------------------
+
+
+def as_variable(value: Any, what: str) -> Any:
+    """`as_tensor`, with an error that begins with `what`."""
+    try:
+        return as_tensor(value)
+    except OstinatoTypeError as error:
+        raise OstinatoTypeError(f"{what}: {error}") from None
+
+
+def fit(value: Any, type_: TensorType, what: str) -> Any:
+    """An expression (or a value) as a node of the given type, where nothing can be lost.
+
+    Parameters
+    ----------
+    what : how a message names the expression.
+
+    Raises
+    ------
+    OstinatoTypeError
+        If the number of dimensions is another one or the dtype would lose precision.
+    ShapeError
+        If a size is not known to be what the type promises.
+    """
+    node = as_variable(value, what)
+    if node.type.ndim != type_.ndim:
         raise OstinatoTypeError(
-            f"{what}: expected {dtype}, got {own}, which would lose precision; "
-            f"pass value.astype({dtype!r}) or set allow_input_downcast=True"
+            f"{what} has {node.type.ndim} dimension(s) instead of {type_.ndim}: expected {type_}, got {describe(node)}"
         )
-    return array.astype(dtype)
+    if is_weak(node):
+        return constant(convert(node.params[0].array.item(), type_, what))
+    if not is_lossless(node.type.dtype, type_.dtype):
+        raise OstinatoTypeError(
+            f"{what} would lose precision: expected {type_}, got {describe(node)}; "
+            f"convert it by .astype({type_.dtype!r})"
+        )
+    if not fits(node.type.with_dtype(type_.dtype), type_):
+        raise ShapeError(f"{what} has another shape: expected {type_}, got {describe(node)}; {_shape_fix(node, type_)}")
+    return cast(node, type_.dtype)
 
 
-def _may_round(value: Any, dtype: str) -> bool:
-    """Bare Python floats (and lists of them) are rounded to `config.floatX`, and to what is wider."""
-    return is_number(value) or is_lossless(config.floatX, dtype)
+def is_weak(node: Node) -> bool:
+    """Whether a node is a bare number, which takes the dtype of what it meets."""
+    return node.op is CONSTANT and node.params[0].weak
 
 
-def _exact(array: np.ndarray[Any, Any], dtype: str) -> bool:
+def _shape_fix(node: Node, type_: TensorType) -> str:
+    ones = [i for i, (s, n) in enumerate(zip(type_.shape, node.type.shape, strict=True)) if s == 1 and n is None]
+    if ones:
+        return f"where its size is 1, say so by T.addbroadcast(..., {', '.join(map(str, ones))})"
+    return "where its sizes are these, say so by .reshape(...)"
+
+
+# ---- conversion -----------------------------------------------------------------------------------
+
+
+def _cast(value: Any, array: Array, dtype: str, allow_downcast: bool | None, fix: str) -> Array | str:
+    """The array converted, or in words why that cannot be."""
     with np.errstate(all="ignore"):
-        return bool(np.all(array.astype(dtype).astype(array.dtype) == array))
+        result = array.astype(dtype)
+        if is_lossless(array.dtype.name, dtype) or (array.size == 0 and _is_bare(value)):
+            return result
+        inside = _in_range(array, result)
+        if not np.all(inside):
+            holds = "" if is_number(value) else f"which holds {array[~inside].flat[0]!s}, "
+            return f"{holds}out of the range of {dtype}"
+        if array.dtype.kind in "iub" and _is_exact(array, result):
+            return result
+    rounds = allow_downcast is None and dtype in FLOATS and _is_bare(value)
+    lossy = f"which may lose precision as {dtype}; convert it by np.asarray(value).astype({dtype!r}){fix}"
+    return result if allow_downcast or rounds else lossy
 
 
-def _fit_integers(array: np.ndarray[Any, Any], dtype: str, what: str) -> np.ndarray[Any, Any]:
-    info = np.iinfo(dtype)
-    if array.size and (array.min() < info.min or array.max() > info.max):
-        raise OstinatoTypeError(f"{what}: {array.max()} or {array.min()} does not fit into {dtype}")
-    return array.astype(dtype)
+def _is_bare(value: Any) -> bool:
+    """Whether a value has no dtype of its own: a Python number, or a nested list of them."""
+    return all(map(_is_bare, value)) if isinstance(value, (list, tuple)) else is_number(value)
+
+
+def _in_range(array: Array, result: Array) -> Array:
+    """Where a number neither becomes infinite nor lies outside the bounds of an integer dtype."""
+    if result.dtype.kind == "f":
+        return np.asarray(np.isinf(result) <= np.isinf(array))
+    if result.dtype.kind == "b":
+        return np.ones(array.shape, "bool")
+    info = np.iinfo(result.dtype)
+    if array.dtype.kind == "f":
+        whole = np.trunc(array.astype("float64"))
+        return np.asarray((whole >= float(info.min)) & (whole < float(info.max) + 1))
+    return np.asarray((array >= info.min) & (array <= info.max))
+
+
+def _is_exact(array: Array, result: Array) -> bool:
+    """Whether converted integers are the same numbers; `result` is in range."""
+    if result.dtype.kind == "f":
+        # What rounds up to one more than the largest integer cannot be converted back to compare.
+        result = np.where(result.astype("float64") < float(np.iinfo(array.dtype).max) + 1, result, 0)
+    return bool(np.all(result.astype(array.dtype) == array))
