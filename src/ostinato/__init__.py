@@ -22,6 +22,7 @@ from ostinato.grad import grad
 from ostinato.graph import Graph, Node
 from ostinato.scan import foldl, foldr, map, reduce, scan, until
 from ostinato.shared import SharedVariable, shared
+from ostinato.tensor import dot
 from ostinato.tensor.variable import TensorVariable
 
 # Theano's other names.
@@ -49,6 +50,7 @@ __all__ = [
     "Variable",
     "__version__",
     "config",
+    "dot",
     "foldl",
     "foldr",
     "function",

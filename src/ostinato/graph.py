@@ -129,17 +129,18 @@ def topological(roots: Iterable[Node], stop: Container[Node] = ()) -> list[Node]
     """All nodes that `roots` need, each once, inputs before users; `stop` nodes are not entered."""
     order: list[Node] = []
     done: set[Node] = set()
-    for root in roots:
-        stack: list[tuple[Node, bool]] = [(root, False)]
-        while stack:
-            node, expanded = stack.pop()
-            if expanded:
-                order.append(node)
-            elif node not in done:
-                done.add(node)
-                stack.append((node, True))
-                if node not in stop:
-                    stack.extend((i, False) for i in reversed(node.inputs) if i not in done)
+    stack = list(roots)[::-1]
+    while stack:
+        node = stack[-1]
+        if node in done:
+            stack.pop()
+            continue
+        waiting = [] if node in stop else [i for i in node.inputs if i not in done]
+        if waiting:
+            stack += waiting[::-1]
+        else:
+            done.add(node)
+            order.append(stack.pop())
     return order
 
 
@@ -205,10 +206,12 @@ class Graph:
 
     @property
     def param_types(self) -> tuple[TensorType, ...]:
+        """The types of the params."""
         return tuple(p.type for p in self.params)
 
     @property
     def result_types(self) -> tuple[TensorType, ...]:
+        """The types of the results."""
         return tuple(r.type for r in self.results)
 
     def nodes(self) -> list[Node]:

@@ -87,7 +87,8 @@ def _node_lines(node: Node, labels: _Labels, indent: str) -> list[str]:
         flags = " until" if spec.has_until else ""
         flags += f" truncate={spec.truncate}" if spec.truncate is not None else ""
         head = f"{indent}{labels[node]} = loop[{spec.n_sequences} sequences, {spec.n_carries} carries{flags}] {inputs}"
-        return [f"{head} : {node.type}", *_lines(spec.body, "body", indent + "  ")]
+        name = f"  # {spec.name}" if spec.name else ""
+        return [f"{head} : {node.type}{name}", *_lines(spec.body, "body", indent + "  ")]
     params = ", ".join(f"{k}={v}" for k, v in zip(node.op.params, node.params, strict=True))
     head = f"{node.op.name}[{params}]" if params else node.op.name
     name = f"  # {node.name}" if node.name else ""

@@ -194,7 +194,7 @@ def _explained(error: Exception, node: Node, slots: list[Any], nodes: list[Node]
         kind = OstinatoIndexError
     elif isinstance(error, TypeError):
         kind = OstinatoTypeError
-    elif isinstance(error, ValueError):
+    elif isinstance(error, ValueError) and any(w in str(error) for w in ("shape", "broadcast", "dimension", "size")):
         kind = ShapeError
     place = {n: i for i, n in enumerate(nodes)}
     operands = ", ".join(f"{short(i)} of shape {np.shape(slots[place[i]])}" for i in node.inputs)

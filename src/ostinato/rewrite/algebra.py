@@ -1,7 +1,7 @@
 """algebra: identities of arithmetic, as a table of two-sided rules.
 
-before:  add (mul x 1) 0
-after:   x
+before:  sub (mul x 1) (neg y)
+after:   add x y
 
 Only rules that hold bit for bit are here, NaN and infinities included, so the result of a function does
 not depend on whether this pass ran. A replacement must have the type of what it replaces.

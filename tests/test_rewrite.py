@@ -1,0 +1,197 @@
+"""Rewrites: golden pairs, soundness of every rule by evaluation, and functions with and without passes."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+import ostinato
+import ostinato.tensor as T
+from ostinato.backends.reference import compile_graph
+from ostinato.graph import Graph, topological
+from ostinato.rewrite import algebra as algebra_module
+from ostinato.rewrite.algebra import algebra
+from ostinato.rewrite.constants import constant_folding
+from ostinato.rewrite.engine import PASSES, run_passes
+from ostinato.rewrite.loop_merge import loop_merge
+from ostinato.rewrite.loop_prune import loop_prune
+from ostinato.rewrite.pattern import rule
+from ostinato.rewrite.pipeline import PIPELINE, rewrite
+from ostinato.verify import verify
+
+
+def loops(graph: Graph) -> list[Any]:
+    return [n for n in graph.nodes() if n.op.name == "loop"]
+
+
+def test_every_pass_is_in_the_pipeline() -> None:
+    assert set(PASSES.values()) == set(PIPELINE)
+
+
+# ---- algebra --------------------------------------------------------------------------------------
+
+SPECIAL = np.array([0.0, -0.0, 1.0, -1.0, 0.1, -2.5, 1e-320, 1e308, -1e308, np.inf, -np.inf, np.nan])
+
+
+@pytest.mark.parametrize("index", range(len(algebra_module.RULES)), ids=lambda i: algebra_module.RULES[i].__name__)
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_rules_hold_bit_for_bit(index: int, dtype: str) -> None:
+    r = rule(algebra_module.RULES[index], dtype)
+    run = compile_graph(Graph(r.variables, (r.left, r.right)))
+    with np.errstate(over="ignore"):
+        values = SPECIAL.astype(dtype)
+    for sides in itertools.product(values, repeat=len(r.variables)):
+        left, right = run(sides)
+        assert left.dtype == right.dtype == dtype
+        np.testing.assert_array_equal(left, right)
+        assert np.isnan(left) or np.signbit(left) == np.signbit(right)
+
+
+def rewritten(make_result: Callable[..., Any], *inputs: Any) -> Any:
+    return algebra(Graph(inputs, (make_result(*inputs),))).results[0]
+
+
+def test_algebra_keeps_the_type() -> None:
+    row, matrix = T.tensor("float64", (1, None), "row"), T.dmatrix("m")
+    assert rewritten(lambda x: x * 1, matrix) is matrix
+    ones = T.constant(np.ones((3, 1)))
+    assert rewritten(lambda x: x * ones, row) is row * ones  # broadcasts: not the same type
+    i = T.iscalar("i")
+    assert rewritten(lambda x: x * 1, i) is i
+    assert rewritten(lambda x: x**2, T.fvector("f")).op.name == "mul"
+
+
+def test_zero_is_not_added_away() -> None:
+    """-0 + 0 is 0, so x + 0 is not x; x - 0 is."""
+    x = T.dscalar("x")
+    assert rewritten(lambda x: x + 0.0, x) is x + 0.0
+    assert rewritten(lambda x: x - 0.0, x) is x
+    minus_zero = T.constant(-0.0, dtype="float64")
+    assert rewritten(lambda x: x - minus_zero, x) is x - minus_zero
+
+
+# ---- constants ------------------------------------------------------------------------------------
+
+
+def test_constant_folding() -> None:
+    x = T.dvector("x")
+    two = T.constant(2.0, dtype="float64")
+    graph = constant_folding(Graph((x,), (x * (two + two), T.arange(3) * 2)))
+    assert graph.results[0] is x * T.constant(4.0, dtype="float64")
+    assert graph.results[1].data.tolist() == [0, 2, 4]
+
+
+def test_constant_folding_leaves_large_results_and_failures_alone() -> None:
+    assert constant_folding(Graph((), (T.arange(1000) * 2,))).results[0].op.name == "mul"
+    i = T.constant(np.array([7]))
+    outside = T.constant(np.arange(3.0))[i]
+    assert constant_folding(Graph((), (outside,))).results[0].op.name == "gather"
+    with pytest.raises(IndexError, match="out of bounds"):
+        ostinato.function([], outside)()
+
+
+# ---- loops ----------------------------------------------------------------------------------------
+
+
+def recurrence() -> tuple[Any, Any, Any]:
+    """A cost and its gradient, which needs the state before each step: a recording loop."""
+    x, w = T.dvector("x"), T.dscalar("w")
+    ys, _ = ostinato.scan(lambda v, h: T.tanh(h * w + v), sequences=x, outputs_info=T.constant(0.1, dtype="float64"))
+    cost = (ys**2).sum()
+    return (x, w), cost, T.grad(cost, w)
+
+
+def test_loop_merge_makes_one_of_the_loop_and_its_recording() -> None:
+    inputs, cost, g = recurrence()
+    h = T.dscalar("h")
+    zs, _ = ostinato.scan(lambda v, h: T.exp(h * v), sequences=inputs[0], outputs_info=h)  # left alone
+    graph = Graph((*inputs, h), (cost, g, zs))
+    assert len(loops(graph)) == 4
+    merged = loop_merge(graph)
+    verify(merged)
+    assert len(loops(merged)) == 3
+    values = [np.linspace(-1, 1, 5), np.float64(0.7), np.float64(0.2)]
+    for a, b in zip(compile_graph(graph)(values), compile_graph(merged)(values), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_loop_prune_drops_what_nobody_needs() -> None:
+    x, w = T.dvectors("x", "w")
+    zero = T.constant(0.0, dtype="float64")
+    (a, b, c), _ = ostinato.scan(
+        lambda x_t, w_t, a, b: (a + x_t, b + a * w_t, T.exp(w_t)), sequences=[x, w], outputs_info=[zero, zero, None]
+    )
+    for result, sequences, carries in ((a, 1, 1), (b, 2, 2), (c, 1, 0)):
+        pruned = loop_prune(Graph((x, w), (result,)))
+        verify(pruned)
+        (loop,) = loops(pruned)
+        assert (loop.params[0].n_sequences, loop.params[0].n_carries) == (sequences, carries)
+        assert len(loop.type.items) == carries + 1 + 1
+        before, after = (
+            compile_graph(g)([np.arange(3.0), np.arange(3.0) + 1])[0] for g in (Graph((x, w), (result,)), pruned)
+        )
+        np.testing.assert_array_equal(before, after)
+
+
+def test_loop_prune_keeps_what_the_condition_needs() -> None:
+    zero = T.constant(0.0, dtype="float64")
+    (_, b), _ = ostinato.scan(
+        lambda a, b: ([a + 1, b + 2], ostinato.until(a >= 3)), outputs_info=[zero, zero], n_steps=10
+    )
+    assert ostinato.function([], b)().tolist() == [2, 4, 6, 8]
+
+
+GOLDEN = """\
+graph(x: float64[?], w: float64[?]):
+  %0 = size[axis=0] x : int64
+  %1 = size[axis=0] w : int64
+  %2 = minimum %0 %1 : int64
+  %3 = loop[1 sequences, 1 carries] %2 x 0. : (float64, float64[?], int64)
+    body(t: int64, x[t]: float64, output 0[t-1]: float64):
+      %0 = add output 0[t-1] x[t] : float64
+      return %0, %0
+  %4 = item[index=1] %3 : float64[?]
+  return %4"""
+
+
+def test_golden_text_of_a_pruned_loop() -> None:
+    x, w = T.dvectors("x", "w")
+    zero = T.constant(0.0, dtype="float64")
+    (a, _), _ = ostinato.scan(lambda x_t, w_t, a, b: (a + x_t, b * w_t), sequences=[x, w], outputs_info=[zero, zero])
+    text = str(rewrite(Graph((x, w), (a,))))
+    assert text == GOLDEN
+
+
+def test_passes_reach_bodies_of_loops() -> None:
+    x = T.dvector("x")
+    ys, _ = ostinato.map(lambda v: v * 1 + T.constant(2.0) * 3.0, sequences=x)
+    graph = run_passes(Graph((x,), (ys,)), PIPELINE)
+    body = loops(graph)[0].params[0].body
+    assert [n.op.name for n in topological(body.results) if n.inputs] == ["add"]
+
+
+@pytest.mark.parametrize("order", [PIPELINE, PIPELINE[::-1], ()], ids=["as is", "reversed", "none"])
+def test_results_do_not_depend_on_the_passes(order: Any) -> None:
+    inputs, cost, g = recurrence()
+    plain = Graph(inputs, (cost, g, T.grad(g, inputs[0])))
+    graph = run_passes(plain, order)
+    verify(graph)
+    values = [np.linspace(-1, 1, 7), np.float64(0.7)]
+    for a, b in zip(compile_graph(graph)(values), compile_graph(plain)(values), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_orders_of_derivatives_do_not_multiply_loops() -> None:
+    """Each order reverses every loop of the order before once, however often it is recorded."""
+    x = T.dscalar("x")
+    ys, _ = ostinato.scan(lambda p: p * x, outputs_info=T.ones_like(x), n_steps=5)
+    y, counts = ys[-1], []
+    for _ in range(4):
+        y = T.grad(y, x)
+        counts.append(len(loops(rewrite(Graph((x,), (y,))))))
+    assert counts[:2] == [2, 4]
+    assert all(later <= 2 * earlier for earlier, later in itertools.pairwise(counts))
