@@ -1,12 +1,13 @@
-"""Backends: how a closed Graph becomes a callable. One file each; `BACKENDS` is the table of them.
+"""Backends: how a closed Graph becomes a callable. One module each; `BACKENDS` is the table of them.
 
-A backend is a function from a verified Graph to a callable that takes one array per param and returns
-one array per result. Shared variables are params by the time a backend sees them.
+The module of a backend has a function `compile_graph` from a Graph to a callable that takes one array
+per param and returns one array per result. Shared variables are params by the time a backend sees them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from typing import Any
 
 from ostinato.errors import OstinatoValueError
@@ -15,14 +16,11 @@ from ostinato.graph import Graph
 Executable = Callable[[Sequence[Any]], list[Any]]
 Backend = Callable[[Graph], Executable]
 
-
-def _reference(graph: Graph) -> Executable:
-    from ostinato.backends.reference import compile_graph
-
-    return compile_graph(graph)
-
-
-BACKENDS: dict[str, Backend] = {"reference": _reference}
+# The module of each backend by the name of its mode; imported when it is asked for.
+BACKENDS: dict[str, str] = {
+    "reference": "ostinato.backends.reference",
+    "native": "ostinato.backends.llvm.run",
+}
 
 # Theano's names for how to compile; all of them mean the default here.
 _THEANO_MODES = ("FAST_RUN", "FAST_COMPILE", "Mode", "DebugMode", "DEBUG_MODE", "NanGuardMode")
@@ -36,4 +34,5 @@ def find_backend(mode: Any) -> Backend:
     name = "reference" if name in _THEANO_MODES else name
     if name not in BACKENDS:
         raise OstinatoValueError(f"there is no mode {name!r}; there is {', '.join(sorted(BACKENDS))}")
-    return BACKENDS[name]
+    backend: Backend = import_module(BACKENDS[name]).compile_graph
+    return backend

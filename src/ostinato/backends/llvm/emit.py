@@ -1,0 +1,300 @@
+"""Loop nest to LLVM IR: one function, plain SSA, no optimisation pipeline needed afterwards.
+
+An expression is evaluated once per scope, and in the outermost scope that knows its operands, so loop
+invariants leave loops by construction. Innermost loops whose iterations are independent and whose
+accesses are contiguous are written with vectors, followed by a scalar loop for the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from llvmlite import ir
+
+from ostinato.backends.llvm import vector_math
+from ostinato.backends.llvm.scalar import (
+    I8,
+    I32,
+    I64,
+    PTR,
+    RULES,
+    convert,
+    is_float,
+    llvm_type,
+    memory_type,
+)
+from ostinato.backends.llvm.vectors import VectorBody, vector_width
+from ostinato.lower.loopnest import Alloc, Const, Expr, Fail, For, Let, Load, Op, Stmt, Store, Var
+from ostinato.lower.program import Program
+from ostinato.lower.scalarize import UnsupportedError
+
+# Return codes of a compiled function.
+DONE, FAILED, TOO_SMALL = 0, 2, 3
+# The words of the context: start, size and fill of the workspace in bytes, and how much was wanted.
+BASE, CAPACITY, TOP, WANTED = range(4)
+_ALIGN = 64
+_SIZES = {"bool": 1, "ptr": 8}
+
+
+def item_size(dtype: str) -> int:
+    """Bytes per element in memory."""
+    return _SIZES.get(dtype) or int("".join(c for c in dtype if c.isdigit())) // 8
+
+
+class Scope:
+    """What is known within a loop (or the function): values, and where its invariants are put.
+
+    `preheader` is the block before the loop that computes them; it ends with a jump to `enter`.
+    """
+
+    def __init__(self, preheader: Any, enter: Any, depth: int) -> None:
+        self.preheader, self.enter = preheader, enter
+        self.depth = depth
+        self.takes_memory = False
+        self.values: dict[Any, Any] = {}
+        self.loads: set[Load] = set()
+
+
+class Emitter:
+    """One function being written."""
+
+    def __init__(self, program: Program, name: str = "run") -> None:
+        self.module = ir.Module(name="ostinato")
+        function = ir.Function(self.module, ir.FunctionType(I32, [PTR, PTR, PTR]), name)
+        entry = function.append_basic_block("entry")
+        self.function, self.builder = function, ir.IRBuilder(entry)
+        self.context = function.args[2]
+        self.failed = self._exit_block("failed", FAILED)
+        self.too_small = self._exit_block("too_small", TOO_SMALL)
+        self.scopes = [Scope(None, None, 0)]
+        self.define(program.arguments, function.args[0])
+        self.define(program.results, function.args[1])
+        self.statements(program.nest.body)
+        self.builder.ret(I32(DONE))
+
+    def _exit_block(self, name: str, code: int) -> Any:
+        block = self.function.append_basic_block(name)
+        ir.IRBuilder(block).ret(I32(code))
+        return block
+
+    # ---- values ----
+
+    def define(self, var: Var, value: Any) -> None:
+        self.scopes[-1].values[var] = value
+
+    def _known(self, expr: Expr) -> tuple[Any, int] | None:
+        for scope in reversed(self.scopes):
+            if expr in scope.values:
+                return scope.values[expr], scope.depth
+        return None
+
+    def value(self, expr: Expr) -> Any:
+        """The SSA value of an expression."""
+        return self._value(expr)[0]
+
+    def _value(self, expr: Expr) -> tuple[Any, int]:
+        if isinstance(expr, Const):
+            return self._constant(expr), 0
+        known = self._known(expr)
+        if known is not None:
+            return known
+        if isinstance(expr, Var):
+            raise AssertionError(f"{expr.name} is not defined here")
+        if isinstance(expr, Load):
+            address, offset = self.value(expr.pointer), self.value(expr.offset)
+            value = self.load(address, offset, expr.dtype)
+            depth = self.scopes[-1].depth  # memory may change: no further out
+            self.scopes[depth].loads.add(expr)
+        else:
+            pairs = [self._value(a) for a in expr.args]
+            depth = max((d for _, d in pairs), default=0)
+            value = self._placed(depth, lambda: self.operation(expr, [v for v, _ in pairs]))
+        self.scopes[depth].values[expr] = value
+        return value, depth
+
+    def _placed(self, depth: int, make: Callable[[], Any]) -> Any:
+        with self._at(depth):
+            return make()
+
+    @contextmanager
+    def _at(self, depth: int) -> Iterator[None]:
+        """Emit in the scope of the given depth: before the loop that encloses everything deeper."""
+        if depth == self.scopes[-1].depth:
+            yield
+            return
+        b, block, inner = self.builder, self.builder.block, self.scopes[depth + 1]
+        jump = inner.preheader.terminator
+        inner.preheader.instructions.remove(jump)
+        inner.preheader.terminator = None
+        b.position_at_end(inner.preheader)
+        yield
+        inner.preheader = b.block  # what was emitted may have branched
+        b.branch(inner.enter)
+        b.position_at_end(block)
+
+    def _constant(self, expr: Const) -> Any:
+        value = expr.value
+        if expr.dtype == "bool":
+            value = int(value)
+        return ir.Constant(llvm_type(expr.dtype), value)
+
+    def operation(self, expr: Op, args: list[Any]) -> Any:
+        """One scalar operation."""
+        b = self.builder
+        if expr.name == "cast":
+            return convert(b, args[0], expr.args[0].dtype, expr.dtype)
+        if expr.name == "where":
+            return b.select(*args)
+        if expr.name == "address":
+            return b.ptrtoint(args[0], I64)
+        dtype = expr.args[0].dtype
+        if expr.name in RULES:
+            return RULES[expr.name](b, dtype, *args)
+        if expr.name in vector_math.SUPPORTED and is_float(dtype):
+            return vector_math.call(b, expr.name, *args)
+        raise UnsupportedError(f"{expr.name} on {dtype} has no native form")
+
+    # ---- memory ----
+
+    def load(self, address: Any, offset: Any, dtype: str) -> Any:
+        b = self.builder
+        place = b.gep(address, [offset], inbounds=True, source_etype=memory_type(dtype))
+        value = b.load(place, typ=memory_type(dtype), align=item_size(dtype))
+        return b.trunc(value, llvm_type("bool")) if dtype == "bool" else value
+
+    def store(self, stmt: Store) -> None:
+        b, dtype = self.builder, stmt.value.dtype
+        value = self.value(stmt.value)
+        address, offset = self.value(stmt.pointer), self.value(stmt.offset)
+        place = b.gep(address, [offset], inbounds=True, source_etype=memory_type(dtype))
+        b.store(b.zext(value, I8) if dtype == "bool" else value, place, align=item_size(dtype))
+        self.forget(stmt.pointer)
+
+    def forget(self, pointer: Expr) -> None:
+        """Values read from memory that was just written are not known any more."""
+        for k, scope in enumerate(self.scopes):
+            if any(load.pointer is pointer for load in scope.loads):
+                for inner in self.scopes[k:]:  # and with them what was computed from them
+                    inner.values = {e: v for e, v in inner.values.items() if isinstance(e, Var)}
+                    inner.loads.clear()
+                return
+
+    def _word(self, k: int) -> Any:
+        return self.builder.gep(self.context, [I64(k)], inbounds=True, source_etype=I64)
+
+    def alloc(self, stmt: Alloc) -> None:
+        """Take memory off the workspace; if there is not enough, say how much was wanted and return."""
+        count, depth = self._value(stmt.count)
+        self.scopes[depth].takes_memory = True
+        with self._at(depth):
+            pointer = self._taken(stmt, count)
+        self.scopes[depth].values[stmt.var] = pointer
+
+    def _taken(self, stmt: Alloc, count: Any) -> Any:
+        b = self.builder
+        n_bytes = b.mul(count, I64(item_size(stmt.dtype)))
+        rounded = b.and_(b.add(n_bytes, I64(_ALIGN - 1)), I64(-_ALIGN))
+        top = b.load(self._word(TOP), typ=I64)
+        new_top = b.add(top, rounded)
+        b.store(new_top, self._word(WANTED))
+        fits = b.icmp_signed("<=", new_top, b.load(self._word(CAPACITY), typ=I64))
+        sane = b.icmp_signed(">=", rounded, I64(0))
+        self._branch_out(b.and_(fits, sane), self.too_small)
+        b.store(new_top, self._word(TOP))
+        base = b.load(self._word(BASE), typ=PTR)
+        return b.gep(base, [top], inbounds=True, source_etype=I8)
+
+    def _branch_out(self, good: Any, otherwise: Any) -> None:
+        going_on = self.function.append_basic_block("on")
+        self.builder.cbranch(good, going_on, otherwise)
+        self.builder.position_at_end(going_on)
+
+    # ---- statements ----
+
+    def statements(self, body: list[Stmt]) -> None:
+        for stmt in body:
+            if isinstance(stmt, Let):
+                self.define(stmt.var, self.value(stmt.value))
+            elif isinstance(stmt, Store):
+                self.store(stmt)
+            elif isinstance(stmt, Alloc):
+                self.alloc(stmt)
+            elif isinstance(stmt, Fail):
+                self.fail(stmt)
+            else:
+                self.loop(stmt)
+
+    def fail(self, stmt: Fail) -> None:
+        condition, depth = self._value(stmt.condition)
+        with self._at(depth):
+            going_on = self.function.append_basic_block("on")
+            self.builder.cbranch(condition, self.failed, going_on)
+            self.builder.position_at_end(going_on)
+
+    def loop(self, stmt: For) -> None:
+        stop = self.value(stmt.stop)
+        inits = [self.value(c.init) for c in stmt.carried]
+        width = vector_width(stmt)
+        start: Any = I64(0)
+        if width > 1:
+            start = self.builder.and_(stop, I64(-width))
+            self.counted(stmt, I64(0), start, width, [])
+        self.counted(stmt, start, stop, 1, inits)
+
+    def counted(self, stmt: For, start: Any, stop: Any, width: int, inits: list[Any]) -> None:
+        """The loop from start to stop; with a width of several iterations at once."""
+        b = self.builder
+        before, enter, body, after = (self.function.append_basic_block(n) for n in ("before", "enter", "body", "after"))
+        b.branch(before)
+        b.position_at_end(before)
+        b.branch(enter)
+        b.position_at_end(enter)
+        b.cbranch(b.icmp_signed("<", start, stop), body, after)
+        b.position_at_end(body)
+        t = self._phi(start, enter)
+        phis = [self._phi(init, enter) for init in inits]
+        self.scopes.append(Scope(before, enter, len(self.scopes)))
+        self.define(stmt.var, t)
+        for carried, phi in zip(stmt.carried, phis, strict=True):
+            self.define(carried.var, phi)
+        nexts, until = self._iteration(stmt, width)
+        self.scopes.pop()
+        following = b.add(t, I64(width))
+        again = b.icmp_signed("<", following, stop)
+        latch = b.block
+        b.cbranch(again if until is None else b.and_(again, until), body, after)
+        for phi, value in zip([t, *phis], [following, *nexts], strict=True):
+            phi.add_incoming(value, latch)
+        b.position_at_end(after)
+        self._results(stmt, enter, latch, inits, nexts, following)
+
+    def _phi(self, first: Any, before: Any) -> Any:
+        phi = self.builder.phi(first.type)
+        phi.add_incoming(first, before)
+        return phi
+
+    def _iteration(self, stmt: For, width: int) -> tuple[list[Any], Any]:
+        """The body; the values for the next iteration, and whether there is one. Its memory is given back."""
+        top = self.builder.load(self._word(TOP), typ=I64)
+        if width > 1:
+            VectorBody(self, stmt, width).emit()
+        else:
+            self.statements(stmt.body)
+        nexts = [self.value(c.next) for c in stmt.carried if c.next is not None]
+        until = self.value(stmt.until) if stmt.until is not None else None
+        if self.scopes[-1].takes_memory:
+            self.builder.store(top, self._word(TOP))
+        return nexts, until
+
+    def _results(self, stmt: For, before: Any, latch: Any, inits: list[Any], nexts: list[Any], trips: Any) -> None:
+        """What the loop leaves behind: initial values if it made no iteration, else the last ones."""
+        for carried, init, last in zip(stmt.carried, inits, nexts, strict=True):
+            phi = self._phi(init, before)
+            phi.add_incoming(last, latch)
+            self.define(carried.result, phi)
+        if stmt.trips is not None:
+            phi = self._phi(I64(0), before)
+            phi.add_incoming(trips, latch)
+            self.define(stmt.trips, phi)

@@ -1,0 +1,1 @@
+"""From Graphs to loop nests: what a backend sees are scalars, loads, stores and counted loops."""

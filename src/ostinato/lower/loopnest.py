@@ -1,0 +1,260 @@
+"""The loop nest: the imperative form of a computation, a grammar that fits on a page.
+
+    expr  = Const | Var | Op(name, exprs) | Load(pointer, offset)
+    stmt  = Let(var, expr)                          evaluate now, name the value
+          | Store(pointer, offset, expr)            offsets count elements
+          | Alloc(var, count)                       memory that lives until the end of the enclosing scope
+          | For(var, stop, body, carried, until)    var counts 0, 1, …; carried values pass from pass to pass
+          | Fail(condition)                         give up; the reference interpreter says why
+    Carried(var, init, next, result)                like a phi: var within the loop, result after it
+
+Values of dtype "ptr" are addresses; "bool" is a truth value, one byte in memory. Every iteration of a
+`For` is a scope: what it allocates is gone when it ends. Expressions are pure and interned by the
+`Nest` that builds them, so that a backend may evaluate an expression once per scope; a `Let` marks
+where a value must be read before memory changes.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Const:
+    value: Any
+    dtype: str
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Var:
+    name: str
+    dtype: str
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Op:
+    name: str
+    args: tuple[Expr, ...]
+    dtype: str
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Load:
+    pointer: Expr
+    offset: Expr
+    dtype: str
+
+
+Expr = Const | Var | Op | Load
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Let:
+    var: Var
+    value: Expr
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Store:
+    pointer: Expr
+    offset: Expr
+    value: Expr
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Alloc:
+    var: Var
+    count: Expr
+    dtype: str
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Fail:
+    condition: Expr
+
+
+@dataclass(eq=False, slots=True)
+class Carried:
+    """A value that passes from one iteration to the next; `next` is set when the body is complete."""
+
+    var: Var
+    init: Expr
+    result: Var
+    next: Expr | None = None
+
+
+@dataclass(eq=False, slots=True)
+class For:
+    """`until`: an expression of the body; where it is false no further iteration follows.
+    `trips`: the number of iterations made. `parallel`: iterations are independent of each other."""
+
+    var: Var
+    stop: Expr
+    body: list[Stmt]
+    carried: list[Carried] = field(default_factory=list)
+    until: Expr | None = None
+    trips: Var | None = None
+    parallel: bool = False
+
+
+Stmt = Let | Store | Alloc | Fail | For
+
+
+class Nest:
+    """A loop nest under construction: interned expressions, and statements where the cursor is."""
+
+    def __init__(self) -> None:
+        self.body: list[Stmt] = []
+        self._cursor = self.body
+        self._interned: dict[Any, Expr] = {}
+        self._count = itertools.count()
+
+    # ---- expressions ----
+
+    def const(self, value: Any, dtype: str = "int64") -> Expr:
+        # By representation, which tells 0.0 from -0.0 and is the same for equal NaNs.
+        return self._interned.setdefault(("const", repr(value), dtype), Const(value, dtype))
+
+    def var(self, name: str, dtype: str) -> Var:
+        return Var(f"{name}.{next(self._count)}", dtype)
+
+    def op(self, name: str, *args: Expr, dtype: str | None = None) -> Expr:
+        """An operation; arithmetic of known integers is done at once."""
+        known = _fold(name, args)
+        if known is not None:
+            return known if not isinstance(known, int) else self.const(known)
+        key = (name, args, dtype)
+        return self._interned.setdefault(key, Op(name, args, dtype or args[0].dtype))
+
+    def load(self, pointer: Expr, offset: Expr, dtype: str) -> Expr:
+        return self._interned.setdefault(("load", pointer, offset, dtype), Load(pointer, offset, dtype))
+
+    def add(self, a: Expr, b: Expr) -> Expr:
+        return self.op("add", a, b)
+
+    def mul(self, a: Expr, b: Expr) -> Expr:
+        return self.op("mul", a, b)
+
+    # ---- statements ----
+
+    def emit(self, stmt: Stmt) -> None:
+        self._cursor.append(stmt)
+
+    def emit_store(self, pointer: Expr, offset: Expr, value: Expr) -> None:
+        self.emit(Store(pointer, offset, value))
+
+    def fail_if(self, condition: Expr) -> None:
+        self.emit(Fail(condition))
+
+    def let(self, value: Expr, name: str = "v") -> Expr:
+        """The value, evaluated here; constants and variables need no name."""
+        if isinstance(value, (Const, Var)):
+            return value
+        var = self.var(name, value.dtype)
+        self.emit(Let(var, value))
+        return var
+
+    def alloc(self, count: Expr, dtype: str) -> Var:
+        var = self.var("buffer", "ptr")
+        self.emit(Alloc(var, count, dtype))
+        return var
+
+    @contextmanager
+    def loop(self, stop: Expr, name: str = "i", parallel: bool = False) -> Iterator[For]:
+        """A loop; statements emitted within the `with` block are its body."""
+        loop = For(self.var(name, "int64"), stop, [], parallel=parallel)
+        outer, self._cursor = self._cursor, loop.body
+        try:
+            yield loop
+        finally:
+            self._cursor = outer
+        self.emit(loop)
+
+    def carry(self, loop: For, init: Expr, name: str) -> Carried:
+        carried = Carried(self.var(name, init.dtype), init, self.var(name, init.dtype))
+        loop.carried.append(carried)
+        return carried
+
+    def for_each(self, stops: list[Expr], body: Callable[[list[Expr]], None]) -> None:
+        """Nested parallel loops over all index tuples; loops of one iteration are not made."""
+
+        def nest(done: list[Expr]) -> None:
+            if len(done) == len(stops):
+                return body(done)
+            stop = stops[len(done)]
+            if isinstance(stop, Const) and stop.value == 1:
+                return nest([*done, self.const(0)])
+            with self.loop(stop, parallel=True) as loop:
+                nest([*done, loop.var])
+            return None
+
+        nest([])
+
+
+_ARITHMETIC: dict[str, Callable[[int, int], int]] = {
+    "add": lambda a, b: a + b,
+    "sub": lambda a, b: a - b,
+    "mul": lambda a, b: a * b,
+}
+
+
+def _fold(name: str, args: tuple[Expr, ...]) -> Any:
+    """What integer arithmetic gives where operands are known; an int, an expression, or None."""
+    if len(args) != 2 or name not in _ARITHMETIC or args[0].dtype != "int64":
+        return None
+    a, b = args
+    x = a.value if isinstance(a, Const) else None
+    y = b.value if isinstance(b, Const) else None
+    if x is not None and y is not None:
+        return _ARITHMETIC[name](int(x), int(y))
+    if name == "mul":
+        if x == 0 or y == 0:
+            return 0
+        return b if x == 1 else a if y == 1 else None
+    if y == 0:
+        return a
+    return b if x == 0 and name == "add" else None
+
+
+# ---- text -----------------------------------------------------------------------------------------
+
+
+def format_nest(body: list[Stmt], indent: str = "") -> str:
+    """A loop nest as text, for readers and golden tests."""
+    return "\n".join(line for stmt in body for line in _lines(stmt, indent))
+
+
+def format_expr(expr: Expr) -> str:
+    if isinstance(expr, Const):
+        return f"{expr.value}"
+    if isinstance(expr, Var):
+        return expr.name
+    if isinstance(expr, Load):
+        return f"{format_expr(expr.pointer)}[{format_expr(expr.offset)}]"
+    return f"{expr.name}({', '.join(map(format_expr, expr.args))})"
+
+
+def _lines(stmt: Stmt, indent: str) -> Iterator[str]:
+    if isinstance(stmt, Let):
+        yield f"{indent}{stmt.var.name} = {format_expr(stmt.value)}"
+    elif isinstance(stmt, Store):
+        yield f"{indent}{format_expr(stmt.pointer)}[{format_expr(stmt.offset)}] = {format_expr(stmt.value)}"
+    elif isinstance(stmt, Alloc):
+        yield f"{indent}{stmt.var.name} = alloc {stmt.dtype}[{format_expr(stmt.count)}]"
+    elif isinstance(stmt, Fail):
+        yield f"{indent}fail if {format_expr(stmt.condition)}"
+    else:
+        inits = ", ".join(f"{c.var.name} = {format_expr(c.init)}" for c in stmt.carried)
+        kind = "parallel for" if stmt.parallel else "for"
+        yield f"{indent}{kind} {stmt.var.name} < {format_expr(stmt.stop)}{' carrying ' + inits if inits else ''}:"
+        for inner in stmt.body:
+            yield from _lines(inner, indent + "  ")
+        if stmt.until is not None:
+            yield f"{indent}  while {format_expr(stmt.until)}"
+        nexts = ", ".join(format_expr(c.next) for c in stmt.carried if c.next is not None)
+        if nexts:
+            yield f"{indent}  next {nexts} -> {', '.join(c.result.name for c in stmt.carried)}"

@@ -1,0 +1,148 @@
+"""Lowering of the Loop: a counted loop whose carries are registers where they are scalars, else memory.
+
+An array carry has two buffers that change places after every step. A carry whose next value is recorded
+as an output lives in the output's rows: nothing is copied.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from ostinato.graph import Node
+from ostinato.lower.arrays import Array, Memory, contiguous_strides, copy_into, in_memory, new_array, scalar, store
+from ostinato.lower.loopnest import Carried, Const, Expr, For
+from ostinato.lower.scalarize import Block, UnsupportedError, lowering
+from ostinato.ops.loop import LoopSpec, body_of, item, split
+from ostinato.ops.sizes import SIZE
+from ostinato.ops.sizes import sizes as symbolic_sizes
+
+
+@lowering("loop")
+def _loop(block: Block, node: Node) -> list[Array]:
+    spec: LoopSpec = node.params[0]
+    if spec.has_until and spec.n_outputs:
+        raise UnsupportedError("outputs of a loop whose length is not known")
+    return _Lowering(block, node, spec).lower()
+
+
+class _ArrayCarry(NamedTuple):
+    """Pointers to the value now and to the memory for the next one."""
+
+    now: Carried
+    spare: Carried
+    sizes: tuple[Expr, ...]
+
+
+class _Lowering:
+    """One Loop being lowered."""
+
+    def __init__(self, block: Block, node: Node, spec: LoopSpec) -> None:
+        self.block, self.nest, self.node, self.spec = block, block.nest, node, spec
+        self.given, self.body = split(spec, node.inputs), body_of(spec)
+        self.n = block.scalar(self.given.trip_count)
+
+    def lower(self) -> list[Array]:
+        block, nest, body = self.block, self.nest, self.body
+        sequences = [block.in_memory(x) for x in self.given.sequences]
+        for s in sequences:
+            block.fail_unless(block.op("ge", s.sizes[0], self.n, dtype="bool"))
+        invariants = [self._settled(w) for w in self.given.invariants]
+        inits = [self._settled(c) for c in self.given.carries]
+        outputs = [self._column(j) for j in range(self.spec.n_outputs)]
+        spares = [(self._start(c), new_array(nest, c.dtype, c.sizes)) if c.sizes else None for c in inits]
+        with nest.loop(self.n, "t") as loop:
+            carries = [self._carry(loop, c, s, p) for c, s, p in zip(inits, spares, body.carries, strict=True)]
+            params: dict[Node, Array] = {body.t: scalar(loop.var)}
+            params.update(zip(body.sequences, [self._row(s, loop.var) for s in sequences], strict=True))
+            params.update(
+                zip(body.carries, [self._value(c, x) for c, x in zip(carries, inits, strict=True)], strict=True)
+            )
+            params.update(zip(body.invariants, invariants, strict=True))
+            inner = Block(nest, self.spec.body, params)
+            self._step(inner, loop, carries, outputs)
+        finals = [self._final(c, x) for c, x in zip(carries, inits, strict=True)]
+        return [*finals, *outputs, scalar(loop.trips if loop.trips is not None else self.n)]
+
+    def _settled(self, node: Node) -> Array:
+        """A value that the body may read any number of times."""
+        value = self.block.array(node)
+        return self.block.in_memory(node) if value.sizes else value
+
+    def _column(self, j: int) -> Array:
+        result = item(self.node, self.spec.n_carries + j)
+        if any(isinstance(s, Node) and s.op is SIZE and s.inputs[0] is result for s in symbolic_sizes(result)[1:]):
+            raise UnsupportedError("rows whose sizes depend on values")
+        return new_array(self.nest, result.type.dtype, [self.n, *self.block.sizes(result)[1:]])
+
+    def _start(self, init: Array) -> Array:
+        held = new_array(self.nest, init.dtype, init.sizes)
+        copy_into(self.nest, held, init)
+        return held
+
+    def _carry(self, loop: For, init: Array, spare: Any, param: Node) -> Carried | _ArrayCarry:
+        if spare is None:
+            return self.nest.carry(loop, init.at([]), param.name or "carry")
+        first, second = (s.memory.pointer for s in spare)
+        return _ArrayCarry(self.nest.carry(loop, first, "now"), self.nest.carry(loop, second, "spare"), init.sizes)
+
+    def _row(self, x: Array, t: Expr) -> Array:
+        assert x.memory is not None
+        memory = x.memory
+        offset = self.nest.add(memory.offset, self.nest.mul(t, memory.strides[0]))
+        if x.ndim == 1:
+            return scalar(self.nest.let(self.nest.load(memory.pointer, offset, x.dtype), "row"))
+        region = Memory(memory.pointer, self.nest.let(offset), memory.strides[1:])
+        return in_memory(self.nest, x.dtype, x.sizes[1:], region)
+
+    def _value(self, carry: Carried | _ArrayCarry, init: Array) -> Array:
+        if isinstance(carry, Carried):
+            return scalar(carry.var)
+        return self._region(carry.now.var, carry.sizes, init.dtype)
+
+    def _region(self, pointer: Expr, sizes: tuple[Expr, ...], dtype: str) -> Array:
+        region = Memory(pointer, self.nest.const(0), contiguous_strides(self.nest, sizes))
+        return in_memory(self.nest, dtype, sizes, region)
+
+    def _step(self, inner: Block, loop: For, carries: list[Any], outputs: list[Array]) -> None:
+        c = self.spec.n_carries
+        results = inner.lower(self.spec.body)
+        nodes = self.spec.body.results
+        rows: dict[Node, Array] = {}
+        for column, value, node in zip(outputs, results[c:], nodes[c:], strict=False):
+            rows[node] = self._record(column, value, loop.var)
+        for carry, value, node in zip(carries, results[:c], nodes[:c], strict=True):
+            if isinstance(carry, Carried):
+                carry.next = value.at([])
+            else:
+                self._advance(carry, rows.get(node, value), node in rows, node in self.body.carries)
+        if self.spec.has_until:
+            loop.until = results[-1].at([])
+            loop.trips = self.nest.var("trips", "int64")
+
+    def _record(self, column: Array, value: Array, t: Expr) -> Array:
+        """Write a row of an output; the row itself."""
+        for own, wanted in zip(value.sizes, column.sizes[1:], strict=True):
+            self._fail_if_different(own, wanted)
+        if not value.sizes:
+            store(self.nest, column, [t], value.at([]))
+            return value
+        row = self._row(column, t)
+        copy_into(self.nest, row, value)
+        return row
+
+    def _fail_if_different(self, a: Expr, b: Expr) -> None:
+        if a is not b and not (isinstance(a, Const) and isinstance(b, Const) and a.value == b.value):
+            self.block.fail_unless(self.block.op("eq", a, b, dtype="bool"))
+
+    def _advance(self, carry: _ArrayCarry, value: Array, recorded: bool, unchanged: bool) -> None:
+        """Make `value` the carry of the next step."""
+        for own, wanted in zip(value.sizes, carry.sizes, strict=True):
+            self._fail_if_different(own, wanted)
+        spare = self._region(carry.spare.var, carry.sizes, value.dtype)
+        copy_into(self.nest, spare, value)
+        carry.now.next, carry.spare.next = carry.spare.var, carry.now.var
+
+    def _final(self, carry: Carried | _ArrayCarry, init: Array) -> Array:
+        if isinstance(carry, Carried):
+            return scalar(carry.result)
+        return self._region(carry.now.result, carry.sizes, init.dtype)

@@ -1,0 +1,83 @@
+"""A whole function as a loop nest with its calling convention.
+
+Arguments arrive as 64-bit words: per param its address and its sizes, all arrays contiguous. Results
+leave the same way: per result its address within the workspace and its sizes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ostinato.graph import Graph, Node
+from ostinato.lower import loops, rules
+from ostinato.lower.arrays import Array, Memory, contiguous_strides, in_memory, new_array, scalar, store
+from ostinato.lower.loopnest import Expr, Nest, Var, format_nest
+from ostinato.lower.scalarize import Block
+
+_RULE_FILES = (loops, rules)  # imported because that enters their rules into the table
+
+
+@dataclass(frozen=True)
+class Program:
+    """A loop nest, and the variables that hold the words of arguments and results."""
+
+    nest: Nest
+    arguments: Var
+    results: Var
+
+    def __str__(self) -> str:
+        return format_nest(self.nest.body)
+
+
+def lower_graph(graph: Graph) -> Program:
+    """The loop nest of a Graph.
+
+    Raises
+    ------
+    UnsupportedError
+        If an op has no rule.
+    """
+    nest = Nest()
+    arguments, results = nest.var("arguments", "ptr"), nest.var("results", "ptr")
+    params = _read_params(nest, graph, arguments)
+    values = Block(nest, graph, params).lower(graph)
+    word = 0
+    for value in values:
+        held = _own(nest, value)
+        assert held.memory is not None
+        words = [nest.op("address", held.memory.pointer, dtype="int64"), *held.sizes]
+        for w in words:
+            nest.emit_store(results, nest.const(word), w)
+            word += 1
+    return Program(nest, arguments, results)
+
+
+def _read_params(nest: Nest, graph: Graph, arguments: Var) -> dict[Node, Array]:
+    word = 0
+    params: dict[Node, Array] = {}
+
+    def next_word(dtype: str) -> Expr:
+        nonlocal word
+        value = nest.let(nest.load(arguments, nest.const(word), dtype), "word")
+        word += 1
+        return value
+
+    for p in graph.params:
+        pointer = next_word("ptr")
+        given = [next_word("int64") for _ in range(p.type.ndim)]
+        sizes = [g if s is None else nest.const(s) for g, s in zip(given, p.type.shape, strict=True)]
+        if not sizes:
+            params[p] = scalar(nest.let(nest.load(pointer, nest.const(0), p.type.dtype), p.name or "param"))
+            continue
+        region = Memory(pointer, nest.const(0), contiguous_strides(nest, sizes))
+        params[p] = in_memory(nest, p.type.dtype, sizes, region)
+    return params
+
+
+def _own(nest: Nest, value: Array) -> Array:
+    """A result in memory of the workspace, in C order."""
+    if value.memory is not None and value.memory.fresh:
+        return value
+    held = new_array(nest, value.dtype, value.sizes)
+    nest.for_each(list(value.sizes), lambda index: store(nest, held, index, value.at(index)))
+    return held

@@ -1,0 +1,584 @@
+"""Lowering rules of the op families, except the Loop: from the values of a node's inputs to its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ostinato.graph import Node
+from ostinato.lower.arrays import (
+    Array,
+    Memory,
+    contiguous_strides,
+    copy_into,
+    count,
+    in_memory,
+    is_one,
+    new_array,
+    place,
+    scalar,
+    store,
+)
+from ostinato.lower.loopnest import Const, Expr
+from ostinato.lower.scalarize import VIEWS, Block, UnsupportedError, lowering
+from ostinato.ops.op import params_of
+from ostinato.ops.sizes import same_size
+from ostinato.ops.sizes import sizes as symbolic_sizes
+
+Index = Sequence[Expr]
+
+# ---- elementwise ----------------------------------------------------------------------------------
+
+# The names that a backend must know as scalar operations.
+ELEMENTWISE = """
+    add sub mul true_div floor_div mod pow neg abs sign maximum minimum
+    lt le gt ge eq neq isnan isinf logical_not and or xor invert where cast
+    exp exp2 expm1 log log2 log10 log1p sqrt sin cos tan arcsin arccos arctan arctan2
+    sinh cosh tanh arcsinh arccosh arctanh sigmoid logaddexp erf erfc floor ceil round trunc
+""".split()  # noqa: SIM905 (a table reads better)
+
+
+@lowering(*ELEMENTWISE)
+def _elementwise(block: Block, node: Node) -> Array:
+    sizes = block.sizes(node)
+    readers = [_stretched(block, i, node, sizes) for i in node.inputs]
+    dtype = node.type.dtype
+
+    def at(index: Index) -> Expr:
+        return block.op(node.op.name, *[read(index) for read in readers], dtype=dtype)
+
+    return Array(dtype, sizes, at)
+
+
+def _stretched(block: Block, x: Node, out: Node, sizes: Index) -> Any:
+    """How an operand is read at an index of the result, to which it broadcasts."""
+    value = block.array(x)
+    own, target = symbolic_sizes(x), symbolic_sizes(out)
+    lead = len(target) - len(own)
+    factors: list[Expr] = []
+    for axis, size in enumerate(own):
+        if same_size(size, target[lead + axis]):
+            factors.append(block.int(1))
+        elif is_one(value.sizes[axis]):
+            factors.append(block.int(0))
+        else:
+            factors.append(_stretch_factor(block, value.sizes[axis], sizes[lead + axis]))
+    if value.memory is None and value.sizes and lead and x.op.name not in VIEWS and not x.op.cheap:
+        value = block.in_memory(x)  # it would be computed once per row of the result
+    return lambda index: value.at([block.nest.mul(i, f) for i, f in zip(index[lead:], factors, strict=True)])
+
+
+def _stretch_factor(block: Block, size: Expr, target: Expr) -> Expr:
+    """0 if a size is 1 at run time (and is stretched), else 1; fails if it does not fit."""
+    many = block.nest.let(block.op("neq", size, block.int(1), dtype="bool"))
+    differs = block.op("neq", size, target, dtype="bool")
+    block.nest.fail_if(block.op("and", many, differs, dtype="bool"))
+    return block.nest.let(block.op("cast", many, dtype="int64"))
+
+
+# ---- views ----------------------------------------------------------------------------------------
+
+
+@lowering("disconnected_grad", "zero_grad")
+def _identity(block: Block, node: Node) -> Array:
+    return block.array(node.inputs[0])
+
+
+@lowering("dimshuffle")
+def _dimshuffle(block: Block, node: Node) -> Array:
+    x, order = block.array(node.inputs[0]), node.params[0]
+    one, zero = block.int(1), block.int(0)
+    sizes = [one if o == "x" else x.sizes[o] for o in order]
+    for axis in range(x.ndim):
+        if axis not in order and not is_one(x.sizes[axis]):
+            block.fail_unless(block.op("eq", x.sizes[axis], one, dtype="bool"))
+    if x.memory is not None:
+        strides = tuple(zero if o == "x" else x.memory.strides[o] for o in order)
+        return in_memory(block.nest, x.dtype, sizes, Memory(x.memory.pointer, x.memory.offset, strides))
+
+    def at(index: Index) -> Expr:
+        return x.at([index[order.index(a)] if a in order else zero for a in range(x.ndim)])
+
+    return Array(x.dtype, tuple(sizes), at)
+
+
+@lowering("broadcast_to")
+def _broadcast_to(block: Block, node: Node) -> Array:
+    x = block.array(node.inputs[0])
+    sizes = block.sizes(node)
+    read = _stretched(block, node.inputs[0], node, sizes)
+    return Array(x.dtype, sizes, read)
+
+
+@lowering("subtensor")
+def _subtensor(block: Block, node: Node) -> Array:
+    x = block.array(node.inputs[0])
+    return _part(block, x, node.params[0], [block.scalar(i) for i in node.inputs[1:]])
+
+
+def _part(block: Block, x: Array, pattern: Any, values: Sequence[Expr]) -> Array:
+    """The part of an array that a basic index takes, as a view."""
+    rest = iter(values)
+    starts: list[Expr] = []
+    steps: list[Expr | None] = []  # None where the dimension goes
+    sizes: list[Expr] = []
+    for size, entry in zip(x.sizes, pattern, strict=True):
+        if entry is None:
+            starts.append(_position(block, next(rest), size))
+            steps.append(None)
+            continue
+        parts = [next(rest) if given else None for given in entry]
+        start, step, length = _slice(block, parts, size)
+        starts.append(start)
+        steps.append(step)
+        sizes.append(length)
+    return _strided(block, x, starts, steps, sizes)
+
+
+def _strided(block: Block, x: Array, starts: list[Expr], steps: list[Expr | None], sizes: list[Expr]) -> Array:
+    nest = block.nest
+    if x.memory is not None:
+        offset = place(nest, x.memory, starts)
+        strides = [nest.mul(s, step) for s, step in zip(x.memory.strides, steps, strict=True) if step is not None]
+        region = Memory(x.memory.pointer, nest.let(offset), tuple(strides))
+        return in_memory(nest, x.dtype, sizes, region)
+
+    def at(index: Index) -> Expr:
+        rest = iter(index)
+        return x.at(
+            [
+                start if step is None else nest.add(start, nest.mul(next(rest), step))
+                for start, step in zip(starts, steps, strict=True)
+            ]
+        )
+
+    return Array(x.dtype, tuple(sizes), at)
+
+
+def _position(block: Block, index: Expr, size: Expr) -> Expr:
+    """An index counted from the front; fails outside the dimension."""
+    if isinstance(index, Const):
+        wrapped = index if index.value >= 0 else block.nest.add(size, index)
+    else:
+        negative = block.op("lt", index, block.int(0), dtype="bool")
+        wrapped = block.op("where", negative, block.nest.add(index, size), index, dtype="int64")
+    wrapped = block.nest.let(wrapped, "index")
+    low = block.op("lt", wrapped, block.int(0), dtype="bool")
+    high = block.op("ge", wrapped, size, dtype="bool")
+    block.nest.fail_if(block.op("or", low, high, dtype="bool"))
+    return wrapped
+
+
+def _slice(block: Block, parts: list[Expr | None], size: Expr) -> tuple[Expr, Expr, Expr]:
+    """Start, step and length of a slice of a dimension, by Python's rules."""
+    step = parts[2] or block.int(1)
+    if not isinstance(step, Const):
+        raise UnsupportedError("a slice whose step is not known")
+    up = step.value > 0
+    low, high = (block.int(0), size) if up else (block.int(-1), block.op("sub", size, block.int(1)))
+    start = (low if up else high) if parts[0] is None else _bound(block, parts[0], size, low, high)
+    stop = (high if up else low) if parts[1] is None else _bound(block, parts[1], size, low, high)
+    distance = block.op("sub", stop, start) if up else block.op("sub", start, stop)
+    stride = abs(step.value)
+    if stride != 1:  # written so that no step, however large, overflows
+        steps = block.op("floor_div", block.op("sub", distance, block.int(1)), block.int(stride))
+        distance = block.nest.add(steps, block.int(1))
+    if parts[0] is not None or parts[1] is not None:
+        distance = block.op("maximum", distance, block.int(0))
+    return block.nest.let(start, "start"), step, block.nest.let(distance, "length")
+
+
+def _bound(block: Block, bound: Expr, size: Expr, low: Expr, high: Expr) -> Expr:
+    negative = block.op("lt", bound, block.int(0), dtype="bool")
+    wrapped = block.op("where", negative, block.nest.add(bound, size), bound, dtype="int64")
+    return block.op("maximum", block.op("minimum", wrapped, high), low)
+
+
+@lowering("reshape")
+def _reshape(block: Block, node: Node) -> Array:
+    x = block.array(node.inputs[0])
+    sizes = tuple(block.scalar(s) for s in node.inputs[1:])
+    nest = block.nest
+    for s in sizes:
+        block.fail_unless(block.op("ge", s, block.int(0), dtype="bool"))
+    block.fail_unless(block.op("eq", count(nest, sizes), count(nest, x.sizes), dtype="bool"))
+    held = block.contiguous(x)
+    assert held.memory is not None
+    region = Memory(held.memory.pointer, held.memory.offset, contiguous_strides(nest, sizes))
+    return in_memory(nest, x.dtype, sizes, region)
+
+
+@lowering("check_rows")
+def _check_rows(block: Block, node: Node) -> Array:
+    x = block.array(node.inputs[0])
+    block.fail_unless(block.op("ge", x.sizes[0], block.int(node.params[0]), dtype="bool"))
+    return x
+
+
+@lowering("specify_shape")
+def _specify_shape(block: Block, node: Node) -> Array:
+    x, sizes = block.array(node.inputs[0]), block.sizes(node)
+    for own, wanted in zip(x.sizes, sizes, strict=True):
+        block.fail_unless(block.op("eq", own, wanted, dtype="bool"))
+    return Array(x.dtype, sizes, x.at, x.memory)
+
+
+@lowering("item")
+def _item(block: Block, node: Node) -> Array:
+    results = block.values[node.inputs[0]]
+    assert isinstance(results, list)
+    return results[node.params[0]]
+
+
+# ---- small things ---------------------------------------------------------------------------------
+
+
+@lowering("make_vector")
+def _make_vector(block: Block, node: Node) -> Array:
+    held = new_array(block.nest, "int64", [block.int(len(node.inputs))])
+    for i, value in enumerate(node.inputs):
+        store(block.nest, held, [block.int(i)], block.scalar(value))
+    return held
+
+
+@lowering("trip_count")
+def _trip_count(block: Block, node: Node) -> Array:
+    n = block.scalar(node.inputs[0])
+    block.fail_unless(block.op("ge", n, block.int(0), dtype="bool"))
+    for length in node.inputs[1:]:
+        block.fail_unless(block.op("ge", block.scalar(length), n, dtype="bool"))
+    return scalar(n)
+
+
+@lowering("arange")
+def _arange(block: Block, node: Node) -> Array:
+    start, stop, step = (block.scalar(i) for i in node.inputs)
+    dtype = node.type.dtype
+    if not (start.dtype == stop.dtype == step.dtype == "int64"):
+        raise UnsupportedError("arange of floats")
+    if not isinstance(step, Const):
+        raise UnsupportedError("arange with a step that is not known")
+    span = block.op("sub", stop, start) if step.value > 0 else block.op("sub", start, stop)
+    by = abs(step.value)
+    length = block.op("floor_div", block.nest.add(span, block.int(by - 1)), block.int(by))
+    length = block.nest.let(block.op("maximum", length, block.int(0)), "length")
+
+    def at(index: Index) -> Expr:
+        value = block.nest.add(start, block.nest.mul(index[0], step))
+        return value if dtype == "int64" else block.op("cast", value, dtype=dtype)
+
+    return Array(dtype, (length,), at)
+
+
+@lowering("concatenate")
+def _concatenate(block: Block, node: Node) -> Array:
+    axis, nest = node.params[0], block.nest
+    parts = [block.array(i) for i in node.inputs]
+    along: Expr = block.int(0)
+    for p in parts:
+        along = nest.add(along, p.sizes[axis])
+    sizes = [along if a == axis else s for a, s in enumerate(parts[0].sizes)]
+    held = new_array(nest, parts[0].dtype, sizes)
+    start: Expr = block.int(0)
+    for p in parts:
+        for a, s in enumerate(p.sizes):
+            if a != axis:
+                block.fail_unless(block.op("eq", s, sizes[a], dtype="bool"))
+
+        def put(index: list[Expr], p: Array = p, start: Expr = start) -> None:
+            moved = [nest.add(i, start) if a == axis else i for a, i in enumerate(index)]
+            store(nest, held, moved, p.at(index))
+
+        nest.for_each(list(p.sizes), put)
+        start = nest.let(nest.add(start, p.sizes[axis]))
+    return held
+
+
+# ---- reductions -----------------------------------------------------------------------------------
+
+
+def _identity_of(name: str, dtype: str) -> Any:
+    return {"sum": 0, "prod": 1, "any": False, "all": True}.get(name)
+
+
+_COMBINE = {"sum": "add", "prod": "mul", "max": "maximum", "min": "minimum", "any": "or", "all": "and"}
+
+
+@lowering("sum", "prod", "max", "min", "any", "all")
+def _reduction(block: Block, node: Node) -> Array:
+    x, axes = block.array(node.inputs[0]), node.params[0]
+    inner = [x.sizes[a] for a in axes]
+    if node.op.name in ("max", "min"):
+        block.fail_unless(block.op("gt", count(block.nest, inner), block.int(0), dtype="bool"))
+
+    def element(outer: Index) -> Expr:
+        def read(index: Index) -> Expr:
+            rest, reduced = iter(outer), iter(index)
+            return x.at([next(reduced) if a in axes else next(rest) for a in range(x.ndim)])
+
+        return _folded(block, node.op.name, x.dtype, inner, read)
+
+    return _from_elements(block, x.dtype, [s for a, s in enumerate(x.sizes) if a not in axes], element)
+
+
+def _from_elements(block: Block, dtype: str, sizes: Sequence[Expr], element: Any) -> Array:
+    """An array in memory whose elements take statements to compute."""
+    if not sizes:
+        return scalar(element([]))
+    held = new_array(block.nest, dtype, sizes)
+    block.nest.for_each(list(sizes), lambda index: store(block.nest, held, index, element(index)))
+    return held
+
+
+def _folded(block: Block, name: str, dtype: str, stops: Sequence[Expr], read: Any) -> Expr:
+    """All elements that `read` gives, combined by nested loops that carry the result so far."""
+    nest, combine = block.nest, _COMBINE[name]
+    first = _identity_of(name, dtype)
+    start = nest.const(first, dtype) if first is not None else read([block.int(0)] * len(stops))
+
+    def fold(done: list[Expr], so_far: Expr) -> Expr:
+        if len(done) == len(stops):
+            return block.op(combine, so_far, read(done), dtype=dtype)
+        with nest.loop(stops[len(done)]) as loop:
+            carried = nest.carry(loop, so_far, "acc")
+            carried.next = fold([*done, loop.var], carried.var)
+        return carried.result
+
+    return fold([], start)
+
+
+@lowering("argmax", "argmin")
+def _arg_reduction(block: Block, node: Node) -> Array:
+    x, axis, nest = block.array(node.inputs[0]), node.params[0], block.nest
+    better = "gt" if node.op.name == "argmax" else "lt"
+    block.fail_unless(block.op("gt", x.sizes[axis], block.int(0), dtype="bool"))
+
+    def element(outer: Index) -> Expr:
+        def read(i: Expr) -> Expr:
+            return x.at([*outer[:axis], i, *outer[axis:]])
+
+        with nest.loop(x.sizes[axis]) as loop:
+            best = nest.carry(loop, read(block.int(0)), "best")
+            where = nest.carry(loop, block.int(0), "where")
+            value = nest.let(read(loop.var))
+            wins = block.op(better, value, best.var, dtype="bool")
+            if x.dtype.startswith("float"):  # the first NaN wins
+                nan = block.op("and", _isnan(block, value), _not(block, _isnan(block, best.var)), dtype="bool")
+                known = _not(block, _isnan(block, best.var))
+                wins = block.op("or", block.op("and", wins, known, dtype="bool"), nan, dtype="bool")
+            wins = nest.let(wins)
+            best.next = block.op("where", wins, value, best.var, dtype=x.dtype)
+            where.next = block.op("where", wins, loop.var, where.var, dtype="int64")
+        return where.result
+
+    return _from_elements(block, "int64", [s for a, s in enumerate(x.sizes) if a != axis], element)
+
+
+def _isnan(block: Block, value: Expr) -> Expr:
+    return block.op("isnan", value, dtype="bool")
+
+
+def _not(block: Block, value: Expr) -> Expr:
+    return block.op("logical_not", value, dtype="bool")
+
+
+@lowering("cumsum")
+def _cumsum(block: Block, node: Node) -> Array:
+    x, axis, nest = block.array(node.inputs[0]), node.params[0], block.nest
+    held = new_array(nest, x.dtype, x.sizes)
+
+    def lane(outer: list[Expr]) -> None:
+        with nest.loop(x.sizes[axis]) as loop:
+            total = nest.carry(loop, nest.const(0, x.dtype), "total")
+            index = [*outer[:axis], loop.var, *outer[axis:]]
+            total.next = nest.let(block.op("add", total.var, x.at(index), dtype=x.dtype))
+            store(nest, held, index, total.next)
+
+    nest.for_each([s for a, s in enumerate(x.sizes) if a != axis], lane)
+    return held
+
+
+@lowering("sum_to")
+def _sum_to(block: Block, node: Node) -> Array:
+    x, nest = block.array(node.inputs[0]), block.nest
+    wanted = [block.scalar(w) for w in node.inputs[1:]]
+    lead = x.ndim - len(wanted)
+    repeats: list[Expr] = []
+    for size, w in zip(x.sizes[lead:], wanted, strict=True):
+        one = block.op("eq", w, block.int(1), dtype="bool")
+        repeats.append(nest.let(block.op("where", one, size, block.int(1), dtype="int64"), "repeats"))
+        same = block.op("eq", w, size, dtype="bool")
+        block.fail_unless(block.op("or", one, same, dtype="bool"))
+
+    def element(outer: Index) -> Expr:
+        def read(index: Index) -> Expr:
+            return x.at([*index[:lead], *[nest.add(i, r) for i, r in zip(outer, index[lead:], strict=True)]])
+
+        return _folded(block, "sum", x.dtype, [*x.sizes[:lead], *repeats], read)
+
+    return _from_elements(block, x.dtype, wanted, element)
+
+
+# ---- matrix product -------------------------------------------------------------------------------
+
+
+@lowering("matmul")
+def _matmul(block: Block, node: Node) -> Array:
+    a, b = (block.in_memory(i) for i in node.inputs)
+    nest, dtype = block.nest, node.type.dtype
+    rows, inner, columns = a.sizes[-2], a.sizes[-1], b.sizes[-1]
+    block.fail_unless(block.op("eq", inner, b.sizes[-2], dtype="bool"))
+    lead = block.sizes(node)[:-2]
+    held = new_array(nest, dtype, [*lead, rows, columns])
+    heads = [_stacked(block, i, node, len(lead)) for i in node.inputs]
+
+    def product(head: list[Expr]) -> None:
+        left, right = ([nest.mul(i, f) for i, f in zip(head[skip:], factors, strict=True)] for skip, factors in heads)
+        if is_one(columns):
+            _dots(block, held, head, lambda i, k: a.at([*left, i, k]), lambda k: b.at([*right, k, block.int(0)]), inner)
+        else:
+            _rows(block, held, head, lambda i, k: a.at([*left, i, k]), lambda k, j: b.at([*right, k, j]), inner)
+
+    nest.for_each(list(lead), product)
+    return held
+
+
+def _stacked(block: Block, x: Node, out: Node, ndim: int) -> tuple[int, list[Expr]]:
+    """How the leading dimensions of an operand broadcast: dimensions it lacks, stretch factors."""
+    own = block.array(x).sizes[:-2]
+    target = block.sizes(out)[:-2]
+    skip = ndim - len(own)
+    factors = [
+        block.int(0) if is_one(s) else _stretch_factor(block, s, t) for s, t in zip(own, target[skip:], strict=True)
+    ]
+    return skip, factors
+
+
+def _dots(block: Block, held: Array, head: list[Expr], left: Any, right: Any, inner: Expr) -> None:
+    """One column: a dot product per row."""
+    nest = block.nest
+    with nest.loop(held.sizes[-2], parallel=True) as i:
+        with nest.loop(inner, "k") as k:
+            total = nest.carry(k, nest.const(0, held.dtype), "dot")
+            product = block.op("mul", left(i.var, k.var), right(k.var), dtype=held.dtype)
+            total.next = block.op("add", total.var, product, dtype=held.dtype)
+        store(nest, held, [*head, i.var, block.int(0)], total.result)
+
+
+def _rows(block: Block, held: Array, head: list[Expr], left: Any, right: Any, inner: Expr) -> None:
+    """Several columns: each row is a sum of scaled rows of the right matrix."""
+    nest = block.nest
+    with nest.loop(held.sizes[-2], parallel=True) as i:
+        with nest.loop(held.sizes[-1], "j", parallel=True) as j:
+            store(nest, held, [*head, i.var, j.var], nest.const(0, held.dtype))
+        with nest.loop(inner, "k") as k:
+            factor = nest.let(left(i.var, k.var))
+            with nest.loop(held.sizes[-1], "j", parallel=True) as j:
+                index = [*head, i.var, j.var]
+                product = block.op("mul", factor, right(k.var, j.var), dtype=held.dtype)
+                store(nest, held, index, block.op("add", held.at(index), product, dtype=held.dtype))
+
+
+# ---- writing and gathering ------------------------------------------------------------------------
+
+
+def _copied(block: Block, x: Array) -> Array:
+    held = new_array(block.nest, x.dtype, x.sizes)
+    copy_into(block.nest, held, x)
+    return held
+
+
+def _written(block: Block, node: Node, target: Any, sizes: Sequence[Expr], add: bool) -> None:
+    """Write (or add) the second input to the elements that `target(index)` places."""
+    y = block.array(node.inputs[1])
+    lead = len(sizes) - y.ndim
+    factors = [
+        block.int(0) if is_one(s) else _stretch_factor(block, s, t) for s, t in zip(y.sizes, sizes[lead:], strict=True)
+    ]
+
+    def put(index: list[Expr]) -> None:
+        value = y.at([block.nest.mul(i, f) for i, f in zip(index[lead:], factors, strict=True)])
+        array, position = target(index)
+        if add:
+            value = block.op("add", array.at(position), value, dtype=array.dtype)
+        store(block.nest, array, position, value)
+
+    block.nest.for_each(list(sizes), put)
+
+
+@lowering("set_subtensor", "inc_subtensor")
+def _write_part(block: Block, node: Node) -> Array:
+    block.in_memory(node.inputs[1]) if node.inputs[1].type.ndim else None
+    held = _copied(block, block.array(node.inputs[0]))
+    part = _part(block, held, node.params[0], [block.scalar(i) for i in node.inputs[2:]])
+    _written(block, node, lambda index: (part, index), part.sizes, node.op.name == "inc_subtensor")
+    return held
+
+
+class _Picked:
+    """Arrays of indices into some dimensions: the sizes they give, and the place of an element in x."""
+
+    def __init__(self, block: Block, x: Array, indices: Sequence[Node], axes: tuple[int, ...]) -> None:
+        self.block, self.x, self.axes = block, x, axes
+        self.arrays = [self._checked(i, x.sizes[a]) for i, a in zip(indices, axes, strict=True)]
+        ndim = max(a.ndim for a in self.arrays)
+        self.picked = self._common_sizes(ndim)
+        kept = [s for a, s in enumerate(x.sizes) if a not in axes]
+        adjacent = axes == tuple(range(axes[0], axes[0] + len(axes)))
+        self.start = axes[0] if adjacent else 0
+        self.sizes = [*kept[: self.start], *self.picked, *kept[self.start :]]
+
+    def _checked(self, index: Node, size: Expr) -> Array:
+        """Indices in memory, counted from the front, all of them within the dimension."""
+        block = self.block
+        given = block.array(index)
+        held = new_array(block.nest, "int64", given.sizes)
+        block.nest.for_each(
+            list(given.sizes), lambda i: store(block.nest, held, i, _position(block, given.at(i), size))
+        )
+        return held
+
+    def _common_sizes(self, ndim: int) -> list[Expr]:
+        block, common = self.block, []
+        for axis in range(ndim):
+            size: Expr = block.int(1)
+            for a in self.arrays:
+                own = a.sizes[axis - (ndim - a.ndim)] if axis >= ndim - a.ndim else block.int(1)
+                one = block.op("eq", size, block.int(1), dtype="bool")
+                size = block.nest.let(block.op("where", one, own, size, dtype="int64")) if not is_one(size) else own
+            common.append(size)
+        self.factors = [
+            [
+                block.int(0) if is_one(s) else _stretch_factor(block, s, c)
+                for s, c in zip(a.sizes, common[ndim - a.ndim :], strict=True)
+            ]
+            for a in self.arrays
+        ]
+        return common
+
+    def position(self, index: Index) -> list[Expr]:
+        """The index into x of an element of the result."""
+        n, block = len(self.picked), self.block
+        middle = index[self.start : self.start + n]
+        rest = iter([*index[: self.start], *index[self.start + n :]])
+        found = {}
+        for axis, array, factors in zip(self.axes, self.arrays, self.factors, strict=True):
+            own = middle[n - array.ndim :]
+            found[axis] = array.at([block.nest.mul(i, f) for i, f in zip(own, factors, strict=True)])
+        return [found[a] if a in found else next(rest) for a in range(self.x.ndim)]
+
+
+@lowering("gather")
+def _gather(block: Block, node: Node) -> Array:
+    x = block.in_memory(node.inputs[0])
+    picked = _Picked(block, x, node.inputs[1:], node.params[0])
+    return Array(x.dtype, tuple(picked.sizes), lambda index: x.at(picked.position(index)))
+
+
+@lowering("scatter_set", "scatter_add")
+def _scatter(block: Block, node: Node) -> Array:
+    block.in_memory(node.inputs[1]) if node.inputs[1].type.ndim else None
+    held = _copied(block, block.array(node.inputs[0]))
+    picked = _Picked(block, held, node.inputs[2:], params_of(node)["axes"])
+    _written(block, node, lambda index: (held, picked.position(index)), picked.sizes, node.op.name == "scatter_add")
+    return held

@@ -1,0 +1,240 @@
+"""The native backend against the reference: every op, special values, long arrays, random loops.
+
+What has no native form runs by the interpreter.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+
+import ostinato
+import ostinato.tensor as T
+from ostinato.backends.llvm.run import Native, compile_graph
+from ostinato.backends.reference import compile_graph as compile_reference
+from ostinato.errors import OstinatoIndexError
+from ostinato.graph import Graph, Node
+from ostinato.lower.program import lower_graph
+from ostinato.lower.rules import ELEMENTWISE
+from ostinato.lower.scalarize import RULES, UnsupportedError
+from ostinato.ops import OPS, Op, Sample
+from ostinato.ops.sizes import SIZE
+from ostinato.rewrite.pipeline import rewrite
+from test_loops import Program, inputs_of, programs, symbolic, symbolic_cost
+from test_ops import CASES, variables
+
+def compare(graph: Graph, arrays: list[Any], rtol: float = 1e-13) -> None:
+    """Native results are those of the reference, to rounding."""
+    held = [np.asarray(a) for a in arrays]
+    native, reference = Native(graph)(held), compile_reference(graph)(held)
+    for a, b in zip(native, reference, strict=True):
+        b = np.asarray(b)
+        assert (a.dtype, a.shape) == (b.dtype, b.shape)
+        np.testing.assert_allclose(a, b, rtol=rtol, atol=rtol / 10)
+        if a.dtype.kind == "f":
+            np.testing.assert_array_equal(np.signbit(a[b == 0]), np.signbit(b[b == 0]))
+
+
+@pytest.mark.parametrize("static", [True, False], ids=["static", "dynamic"])
+@pytest.mark.parametrize(("op", "sample"), CASES)
+def test_every_op(op: Op, sample: Sample, static: bool) -> None:
+    inputs = variables(sample, static)
+    graph = Graph(tuple(inputs), (sample.build(*inputs),))
+    floats = op.name == "arange" and not sample.differentiable
+    if op.name not in RULES and op is not SIZE or floats:
+        with pytest.raises(UnsupportedError, match=r"no native|arange of floats"):
+            Native(graph)
+        found = compile_graph(graph)([np.asarray(a) for a in sample.arrays])
+        np.testing.assert_array_equal(found[0], ostinato.function(inputs, graph.results[0])(*sample.arrays))
+    else:
+        compare(graph, list(sample.arrays))
+
+
+SPECIAL = np.array([0.0, -0.0, 1.0, -1.0, 0.5, -2.5, 3.5, 1e-310, 1e300, -1e300, np.inf, -np.inf, np.nan])
+UNARY = [n for n in ELEMENTWISE if n in OPS and OPS[n].samples and len(OPS[n].samples[0].arrays) == 1 and n != "cast"]
+BINARY = [n for n in ELEMENTWISE if n in OPS and OPS[n].samples and len(OPS[n].samples[0].arrays) == 2]
+FLOAT_ONLY = {"true_div"}
+BITS = {"and", "or", "xor", "invert", "logical_not"}
+
+
+def build(name: str, *operands: Any) -> Any:
+    return getattr(T, {"and": "and_", "or": "or_"}.get(name, name))(*operands)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("name", [n for n in UNARY if n not in BITS])
+def test_functions_at_special_values_and_on_long_arrays(name: str, dtype: str) -> None:
+    """13 special values make scalars of the tail; 39 of them fill vectors too."""
+    x = T.tensor(dtype, (None,), "x")
+    graph = Graph((x,), (build(name, x),))
+    values = SPECIAL.astype(dtype, copy=True) if dtype == "float64" else np.clip(SPECIAL, -3e38, 3e38).astype(dtype)
+    for array in (values, np.repeat(values, 3), np.linspace(-0.9, 0.9, 101).astype(dtype)):
+        compare(graph, [array], rtol=1e-14 if dtype == "float64" else 2e-6)
+
+
+@pytest.mark.parametrize("name", [n for n in BINARY if n not in BITS])
+def test_binary_operations_at_special_values(name: str) -> None:
+    x, y = T.dvectors("x", "y")
+    graph = Graph((x, y), (build(name, x, y),))
+    a, b = np.meshgrid(SPECIAL, SPECIAL)
+    compare(graph, [a.ravel(), b.ravel()], rtol=1e-14)
+
+
+INTEGERS = ["int8", "int32", "int64", "uint8", "uint64"]
+
+
+@pytest.mark.parametrize("dtype", INTEGERS)
+@pytest.mark.parametrize("name", ["add", "sub", "mul", "floor_div", "mod", "maximum", "lt", "eq", "and", "or", "xor"])
+def test_integers(name: str, dtype: str) -> None:
+    info = np.iinfo(dtype)
+    values = np.array([info.min, info.min + 1, 0, 1, 2, 7, info.max], dtype)
+    if dtype.startswith("int"):
+        values = np.append(values, np.array([-1, -7], dtype))
+    a, b = np.meshgrid(values, values)
+    x, y = (T.tensor(dtype, (None,), n) for n in "xy")
+    compare(Graph((x, y), (build(name, x, y),)), [a.ravel(), b.ravel()])
+
+
+@pytest.mark.parametrize("source", ["bool", *INTEGERS, "float32", "float64"])
+@pytest.mark.parametrize("target", ["bool", "int8", "int32", "int64", "uint8", "float32", "float64"])
+def test_casts(source: str, target: str) -> None:
+    values = np.array([0, 1, 2, 100]).astype(source)
+    if source.startswith(("int", "float")):
+        values = np.append(values, np.array([-1, -100], source))
+    if source.startswith("float") and target.startswith("uint"):
+        values = values[values >= 0]
+    x = T.tensor(source, (None,), "x")
+    compare(Graph((x,), (T.cast(x, target),)), [values])
+
+
+@pytest.mark.parametrize("n", [0, 1, 7, 8, 9, 16, 17, 100])
+def test_lengths_around_the_width_of_vectors(n: int) -> None:
+    x, y = T.dvectors("x", "y")
+    graph = Graph((x, y), (x * y + 1, (x * y).sum(), T.where(x > y, x, -y)))
+    compare(graph, [np.linspace(-1, 1, n), np.linspace(2, -3, n)])
+
+
+def test_sizes_that_are_1_at_run_time_are_stretched() -> None:
+    x, y = T.dmatrices("x", "y")
+    graph = Graph((x, y), (x + y, T.grad((x * y).sum(), x)))
+    native = Native(graph)
+    for a, b in (((3, 4), (3, 4)), ((1, 4), (3, 4)), ((3, 1), (1, 4)), ((1, 1), (3, 1))):
+        arrays = [np.random.default_rng(0).normal(size=s) for s in (a, b)]
+        for found, expected in zip(native(arrays), compile_reference(graph)(arrays), strict=True):
+            np.testing.assert_allclose(found, expected, rtol=1e-14)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(programs())
+def test_random_loops_and_their_gradients(program: Program) -> None:
+    arrays = program.arrays()
+    inputs = inputs_of(arrays)
+    outputs = symbolic(program, inputs)
+    grads = T.grad(symbolic_cost(program, outputs), inputs, disconnected_inputs="ignore")
+    compare(rewrite(Graph(tuple(inputs), (*outputs, *grads))), arrays, rtol=1e-11)
+
+
+def recurrence() -> tuple[Node, Any]:
+    x = T.dvector("x")
+    ys, _ = ostinato.scan(lambda v, h: T.tanh(h * 0.5 + v), sequences=x, outputs_info=T.constant(0.0, dtype="float64"))
+    return x, ys
+
+
+def test_one_compilation_serves_all_lengths_and_the_workspace_grows() -> None:
+    x, ys = recurrence()
+    native = Native(Graph((x,), (ys, T.grad(ys.sum(), x))))
+    reference = compile_reference(native.graph)
+    for n in (0, 1, 5, 1000, 100_000, 3):
+        array = np.cos(np.arange(n))
+        for a, b in zip(native([array]), reference([array]), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-14)
+
+
+def test_loops_that_stop_by_a_condition() -> None:
+    a = T.dscalar("a")
+    last, _ = ostinato.reduce(lambda t, x: 0.5 * (x + a / x), sequences=T.arange(60), outputs_info=a)
+    compare(Graph((a,), (last, T.grad(last, a))), [2.0])
+    ys, _ = ostinato.scan(lambda p: (p * 2, ostinato.until(p > a)), outputs_info=a * 0 + 1, n_steps=10**9)
+    graph = rewrite(Graph((a,), (ys.shape[0],)))
+    compare(graph, [1000.0])
+    stacked = compile_graph(Graph((a,), (ys,)))([np.float64(20.0)])  # by the interpreter, for now
+    assert stacked[0].tolist() == [2, 4, 8, 16, 32, 64]
+
+
+def test_a_failure_is_told_by_the_interpreter() -> None:
+    x, i = T.dvector("x"), T.lvector("i")
+    ys, _ = ostinato.map(lambda k: x[k] * 2, sequences=i, name="lookup")
+    run = ostinato.function([x, i], ys, mode="native")
+    assert run([5.0, 6.0], [1, -2]).tolist() == [12, 10]
+    with pytest.raises(OstinatoIndexError, match=r"step 1 of lookup: .*test_native\.py:\d+"):
+        run([5.0, 6.0], [0, 2])
+    y = T.dvector("y")
+    with pytest.raises(ValueError, match=r"\(x \+ y\) \(test_native\.py:\d+\) failed"):
+        ostinato.function([x, y], x + y, mode="native")([1.0, 2.0], [1.0, 2.0, 3.0])
+
+
+def test_strided_and_read_only_arguments() -> None:
+    x = T.dmatrix("x")
+    run = ostinato.function([x], [x * 2, x.sum(axis=0), x.T], mode="native")
+    base = np.arange(24.0).reshape(4, 6)
+    base.flags.writeable = False
+    for view in (base[::2], base[:, ::-1], base.T, base[1:3, 2:5]):
+        doubled, columns, turned = run(view)
+        np.testing.assert_array_equal(doubled, view * 2)
+        np.testing.assert_allclose(columns, view.sum(axis=0))
+        np.testing.assert_array_equal(turned, view.T)
+        turned[:] = 0  # results are the caller's own
+
+
+def test_updates_and_several_results_in_native_mode() -> None:
+    s = ostinato.shared(np.array([1.0, 2.0]), "s")
+    x = T.dvector("x")
+    run = ostinato.function([x], [s * x, s], updates={s: s + x}, mode="native")
+    product, before = run([3.0, 4.0])
+    assert product.tolist() == [3, 8]
+    assert before.tolist() == [1, 2]
+    assert s.get_value().tolist() == [4, 6]
+
+
+def test_one_compiled_function_in_many_threads() -> None:
+    x, ys = recurrence()
+    run = ostinato.function([x], [ys, T.grad(ys.sum(), x)], mode="native")
+    inputs = [np.linspace(-k, k, 5000) for k in range(8)]
+    expected = [run(v) for v in inputs]
+    wrong: list[int] = []
+
+    def work(k: int) -> None:
+        for _ in range(20):
+            if any(not np.array_equal(a, b) for a, b in zip(run(inputs[k]), expected[k], strict=True)):
+                wrong.append(k)
+
+    threads = [threading.Thread(target=work, args=(k,)) for k in range(8)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert wrong == []
+
+
+NEST = """\
+word.2 = arguments.0[0]
+word.3 = arguments.0[1]
+buffer.4 = alloc float64[word.3]
+for t.5 < word.3 carrying output 0[t-1].6 = 0.0:
+  row.8 = word.2[t.5]
+  add.9 = add(output 0[t-1].6, row.8)
+  buffer.4[t.5] = add.9
+  next add.9 -> output 0[t-1].7
+results.1[0] = address(buffer.4)
+results.1[1] = word.3"""
+
+
+def test_text_of_a_loop_nest() -> None:
+    x = T.dvector("x")
+    ys, _ = ostinato.scan(lambda v, a: a + v, sequences=x, outputs_info=T.constant(0.0, dtype="float64"))
+    lines = [line for line in str(lower_graph(Graph((x,), (ys,)))).splitlines() if "fail if" not in line]
+    assert "\n".join(lines) == NEST
