@@ -15,6 +15,7 @@ import pytest
 import ostinato
 import ostinato.tensor as T
 from ostinato.config import Config, config
+from ostinato.errors import UnknownFlagError
 
 FLAGS = {
     "floatX": "float64",
@@ -284,3 +285,17 @@ def test_a_process_with_a_wrong_environment_variable() -> None:
     assert done.stderr.splitlines()[-1].endswith(
         "the environment variable OSTINATO_FLOATX is one of float16, float32, float64, not 'double'"
     )
+
+
+def test_flags_can_be_monkeypatched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As tests of users' code do; afterwards the flag is what it was."""
+    before = ostinato.config.floatX
+    with monkeypatch.context() as patch:
+        patch.setattr(ostinato.config, "floatX", "float32")
+        assert T.scalar().dtype == "float32"
+    assert ostinato.config.floatX == before
+    ostinato.config.floatX = "float16"
+    del ostinato.config.floatX
+    assert ostinato.config.floatX == before
+    with pytest.raises(UnknownFlagError):
+        del ostinato.config.nonsense

@@ -552,7 +552,7 @@ def test_more_steps_than_a_sequence_allows_when_it_runs() -> None:
         out, _ = scan(lambda a, b, c: a + b + c, [{"input": x, "taps": [0, 2]}, y], n_steps=count)
         f = function([x, y, n], out, on_unused_input="ignore")
         told = message(ValueError, lambda f=f: f(np.ones(4), np.ones(9), 5))
-        assert told == f"n_steps is 5, but sequence 'x' {at_x} with taps [0, 2] allows 2"
+        assert told.startswith(f"n_steps is 5, but sequence 'x' {at_x} with taps [0, 2] allows 2 (test_errors.py:")
         check(ValueError, lambda f=f: f(np.ones(4), np.ones(4), 5), "'x'", "allows 2, sequence 'y'", "allows 4")
         assert f(np.ones(7), np.ones(9), 5).tolist() == [3] * 5
 

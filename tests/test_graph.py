@@ -13,10 +13,12 @@ import pytest
 
 import ostinato
 import ostinato.tensor as T
+from ostinato.backends.reference import compile_graph
 from ostinato.errors import VerificationError
 from ostinato.graph import Graph, Node, dependents, leaves, make, redirect, substitute, topological
-from ostinato.ops.elementwise import add, exp
+from ostinato.ops.elementwise import exp, neg
 from ostinato.ops.leaf import new_input
+from ostinato.rewrite.pipeline import rewrite
 from ostinato.types import TensorType
 from ostinato.verify import verify
 
@@ -125,17 +127,17 @@ def test_a_chain_of_100_000_operations() -> None:
     """Building, walking, sizes, derivative, rewriting, verifying, printing, running and freeing."""
     x = T.dvector("x")
     y = x
-    for _ in range(50_000):
-        y = make(add.op, (y, x))
-        y = make(add.op, (x, y))
+    for _ in range(100_000):
+        y = make(neg.op, (y,))
     assert str(y.shape[0]) == "size(x)"
     (g,) = T.grad(y.sum(), [x])
     graph = Graph((x,), (y, g))
     verify(graph)
     assert str(graph).count("\n") > 100_000
-    value, slope = ostinato.function([x], [y, g])([1.0, 2.0])
-    assert value.tolist() == [100_001, 200_002]
-    assert slope.tolist() == [100_001, 100_001]
+    value, slope = compile_graph(graph)([np.array([1.0, 2.0])])
+    assert value.tolist() == [1, 2]
+    assert slope.tolist() == [1, 1]
+    assert rewrite(Graph((x,), (y,))).results == (x,)  # pairs of minus signs go
     del y, g, graph
     gc.collect()
 

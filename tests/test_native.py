@@ -27,6 +27,7 @@ from ostinato.rewrite.pipeline import rewrite
 from test_loops import Program, inputs_of, programs, symbolic, symbolic_cost
 from test_ops import CASES, variables
 
+
 def compare(graph: Graph, arrays: list[Any], rtol: float = 1e-13) -> None:
     """Native results are those of the reference, to rounding."""
     held = [np.asarray(a) for a in arrays]
@@ -45,7 +46,7 @@ def test_every_op(op: Op, sample: Sample, static: bool) -> None:
     inputs = variables(sample, static)
     graph = Graph(tuple(inputs), (sample.build(*inputs),))
     floats = op.name == "arange" and not sample.differentiable
-    if op.name not in RULES and op is not SIZE or floats:
+    if (op.name not in RULES and op is not SIZE) or floats:
         with pytest.raises(UnsupportedError, match=r"no native|arange of floats"):
             Native(graph)
         found = compile_graph(graph)([np.asarray(a) for a in sample.arrays])

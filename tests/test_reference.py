@@ -20,7 +20,7 @@ def test_the_table_of_backends() -> None:
     assert set(BACKENDS) >= {"reference", "native"}
     assert find_backend("reference") is compile_graph
     assert find_backend("FAST_RUN") is find_backend(None)
-    with pytest.raises(OstinatoValueError, match="there is no mode .quantum.; there is native, reference"):
+    with pytest.raises(OstinatoValueError, match=r"there is no mode .quantum.; there is native, reference"):
         ostinato.function([], T.constant(1), mode="quantum")
 
 
@@ -68,7 +68,7 @@ def test_an_output_that_changes_its_shape() -> None:
     ys, _ = ostinato.map(lambda k: T.arange(k), sequences=n)
     run = ostinato.function([n], ys)
     assert run([2, 2]).tolist() == [[0, 1], [0, 1]]
-    with pytest.raises(ShapeError, match=r"step 1: an output has shape \(3,\), but had shape \(2,\)"):
+    with pytest.raises(ShapeError, match=r"step 1: the output arange.* has shape \(3,\), but had shape \(2,\)"):
         run([2, 3])
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from ostinato.errors import OstinatoError, OstinatoValueError
+from ostinato.errors import OstinatoValueError, UnknownFlagError
 
 
 @dataclass(frozen=True)
@@ -43,10 +43,6 @@ _FLAGS: dict[str, Flag] = {
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
-class UnknownFlagError(OstinatoError, AttributeError):
-    """There is no configuration flag of this name."""
-
-
 class Config:
     """The switches as attributes; see `print(config)`.
 
@@ -66,6 +62,7 @@ class Config:
     def __init__(self, environ: Mapping[str, str]) -> None:
         values = {n: _from_environment(n, environ.get(_variable(n))) for n in _FLAGS}
         object.__setattr__(self, "_values", values)
+        object.__setattr__(self, "_first", dict(values))
         object.__setattr__(self, "_overrides", ContextVar("overrides", default=_NOTHING))
 
     def __getattr__(self, name: str) -> Any:
@@ -81,6 +78,12 @@ class Config:
             self._overrides.set({**overrides, name: value})
         else:
             self._values[name] = value
+
+    def __delattr__(self, name: str) -> None:
+        """Back to what the flag was when the process started."""
+        if name not in _FLAGS:
+            raise UnknownFlagError(_unknown(name))
+        self._values[name] = self._first[name]
 
     def __dir__(self) -> list[str]:
         return [*super().__dir__(), *_FLAGS]

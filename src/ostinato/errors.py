@@ -50,6 +50,10 @@ class NoGradientError(OstinatoTypeError):
     """A derivative was asked through something that has none."""
 
 
+class UnknownFlagError(OstinatoError, AttributeError):
+    """There is no configuration flag of this name."""
+
+
 class VerificationError(OstinatoError):
     """A graph breaks a law of its stage: always a defect of Ostinato, never of the user's program."""
 

@@ -11,6 +11,10 @@ _INFIX = {"add": "+", "sub": "-", "mul": "*", "true_div": "/", "floor_div": "//"
 _INFIX |= {"lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==", "neq": "!=", "matmul": "@"}
 
 
+# What a message does not show: the operand stands for them.
+VIEWS = ("cast", "dimshuffle", "broadcast_to")
+
+
 def short(node: Node, depth: int = 3) -> str:
     """A node as a user would write it, cut off at a depth: `tanh(h * w + x)`."""
     if node.name:
@@ -19,7 +23,7 @@ def short(node: Node, depth: int = 3) -> str:
         return repr(node.params[0])
     if not node.inputs:
         return f"<{node.type}>"
-    if node.op.name in ("cast", "dimshuffle", "broadcast_to"):
+    if node.op.name in VIEWS:
         return short(node.inputs[0], depth)
     if depth == 0:
         return "..."

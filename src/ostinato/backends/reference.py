@@ -26,6 +26,7 @@ from ostinato.ops.leaf import CONSTANT
 from ostinato.ops.loop import LOOP, LoopSpec, body_of, split
 from ostinato.ops.op import params_of
 from ostinato.ops.sizes import as_size_nodes, sizes
+from ostinato.printing import VIEWS, short
 from ostinato.types import TupleType
 
 Instruction = tuple[Callable[..., Any], tuple[int, ...], int]
@@ -117,22 +118,19 @@ def run_loop(spec: LoopSpec, arrays: Sequence[Any]) -> tuple[Any, ...]:
 
 def _run_steps(spec: LoopSpec, tape: Tape, arrays: Sequence[Any]) -> tuple[Any, ...]:
     n, sequences, carries, invariants = split(spec, arrays)
-    labels = [p.name or f"carry {i}" for i, p in enumerate(body_of(spec).carries)]
-    outputs = [_Column(int(n), growing=spec.has_until) for _ in range(spec.n_outputs)]
+    outputs = [_Column(int(n), growing=spec.has_until, node=y) for y in body_of(spec).outputs]
     c, done = spec.n_carries, 0
     shapes = [np.shape(v) for v in carries]
     while done < n:
         try:
             results = tape.run((np.int64(done), *[s[done] for s in sequences], *carries, *invariants))
+            carries = tuple(results[:c])
+            _check_shapes(spec, carries, shapes)
             for column, value in zip(outputs, results[c:], strict=False):
                 column.append(value)
         except OstinatoError as error:
             raise _at_step(error, spec, done) from error.__cause__
-        carries = tuple(results[:c])
         done += 1
-        for label, value, shape in zip(labels, carries, shapes, strict=True):
-            if np.shape(value) != shape:
-                raise _at_step(_changed_shape(label, shape, np.shape(value)), spec, done - 1)
         if spec.has_until and not results[-1]:
             break
     columns = [y.rows() for y in outputs] if done else _empty_outputs(spec, arrays)
@@ -142,7 +140,8 @@ def _run_steps(spec: LoopSpec, tape: Tape, arrays: Sequence[Any]) -> tuple[Any, 
 class _Column:
     """The rows of one output, in one array that is as long as the loop or grows as it goes."""
 
-    def __init__(self, n: int, growing: bool) -> None:
+    def __init__(self, n: int, growing: bool, node: Node) -> None:
+        self.node = node
         self.capacity = min(n, 64) if growing else n
         self.limit = n
         self.used = 0
@@ -153,7 +152,8 @@ class _Column:
             self.array = np.empty((self.capacity, *np.shape(value)), value.dtype)
         elif np.shape(value) != self.array.shape[1:]:
             raise ShapeError(
-                f"an output has shape {np.shape(value)}, but had shape {self.array.shape[1:]} in the steps before"
+                f"the output {short(self.node)}{at(self.node.source)} has shape {np.shape(value)}, "
+                f"but had shape {self.array.shape[1:]} in the steps before"
             )
         if self.used == self.capacity:
             self.capacity = min(2 * self.capacity, self.limit)
@@ -185,10 +185,10 @@ def _empty_outputs(spec: LoopSpec, arrays: Sequence[Any]) -> list[Any]:
 
 def _explained(error: Exception, node: Node, slots: list[Any], nodes: list[Node]) -> Exception:
     """A NumPy error as one of Ostinato's, with the operation, its operands and the user's line."""
-    from ostinato.printing import short
-
-    if isinstance(error, (OstinatoError, AssertionError, MemoryError)):
+    if isinstance(error, (AssertionError, MemoryError)) or (isinstance(error, OstinatoError) and node.op is LOOP):
         return error
+    if isinstance(error, OstinatoError):
+        return type(error)(f"{error}{at(node.source)}")
     kind: type[OstinatoError] = OstinatoValueError
     if isinstance(error, IndexError):
         kind = OstinatoIndexError
@@ -197,8 +197,16 @@ def _explained(error: Exception, node: Node, slots: list[Any], nodes: list[Node]
     elif isinstance(error, ValueError) and any(w in str(error) for w in ("shape", "broadcast", "dimension", "size")):
         kind = ShapeError
     place = {n: i for i, n in enumerate(nodes)}
-    operands = ", ".join(f"{short(i)} of shape {np.shape(slots[place[i]])}" for i in node.inputs)
+    inputs = [_seen_by_the_user(i) for i in node.inputs]
+    operands = ", ".join(f"{short(i)} of shape {np.shape(slots[place[i]])}" for i in inputs)
     return kind(f"{short(node)}{at(node.source)} failed: {error}; operands: {operands}")
+
+
+def _seen_by_the_user(node: Node) -> Node:
+    """The operand that was written, without the views put around it."""
+    while node.op.name in VIEWS and node.name is None:
+        node = node.inputs[0]
+    return node
 
 
 def _at_step(error: OstinatoError, spec: LoopSpec, step: int) -> OstinatoError:
@@ -206,8 +214,13 @@ def _at_step(error: OstinatoError, spec: LoopSpec, step: int) -> OstinatoError:
     return type(error)(f"step {step}{name}: {error}")
 
 
-def _changed_shape(label: str, before: tuple[int, ...], after: tuple[int, ...]) -> ShapeError:
-    return ShapeError(
-        f"the state {label} has shape {before} before the step and {after} after it; "
-        "a state keeps its shape: start from an initial value of the shape that the step returns"
-    )
+def _check_shapes(spec: LoopSpec, values: Sequence[Any], shapes: list[tuple[int, ...]]) -> None:
+    """A state keeps its shape from step to step."""
+    body = body_of(spec)
+    for value, before, param, node in zip(values, shapes, body.carries, body.next_carries, strict=True):
+        if np.shape(value) != before:
+            raise ShapeError(
+                f"the state {param.name or short(param)} has shape {before} before the step and {np.shape(value)} "
+                f"after it, from {short(node)}{at(node.source)}; a state keeps its shape: "
+                "start from an initial value of the shape that the step returns"
+            )

@@ -205,7 +205,8 @@ def describe(node: Node) -> str:
     from ostinato.printing import short
 
     label = repr(node.name) if node.name else short(node)
-    return f"{label} of type {node.type}{at(node.source)}"
+    # An equal constant may have been made first by quite another line.
+    return f"{label} of type {node.type}{'' if node.op is CONSTANT else at(node.source)}"
 
 
 def need_dtype(node: Node, kinds: tuple[str, ...], what: str) -> None:
