@@ -239,3 +239,31 @@ def test_text_of_a_loop_nest() -> None:
     ys, _ = ostinato.scan(lambda v, a: a + v, sequences=x, outputs_info=T.constant(0.0, dtype="float64"))
     lines = [line for line in str(lower_graph(Graph((x,), (ys,)))).splitlines() if "fail if" not in line]
     assert "\n".join(lines) == NEST
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize(
+    ("rows", "inner", "columns"), [(1, 5, 1), (3, 0, 4), (4, 7, 8), (2, 3, 33), (5, 64, 71), (0, 3, 2)]
+)
+def test_matrix_products_of_sizes_around_the_widths(rows: int, inner: int, columns: int, dtype: str) -> None:
+    a, b = (T.tensor(dtype, (None, None), n) for n in "ab")
+    rng = np.random.default_rng(1)
+    x, y = rng.normal(size=(rows, inner)).astype(dtype), rng.normal(size=(inner, columns)).astype(dtype)
+    graph = Graph((a, b), (T.dot(a, b), T.dot(b.T, a.T), T.dot(a, b).sum(axis=0), T.dot(a, b).sum(axis=1)))
+    for found, expected in zip(Native(graph)([x, y]), compile_reference(graph)([x, y]), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-12 if dtype == "float64" else 2e-4, atol=1e-5)
+
+
+def test_a_long_chain_of_elementwise_operations() -> None:
+    """Deep expressions go through memory on the way: neither lowering nor emission overflows the stack."""
+    x = T.dvector("x")
+    y = x
+    for i in range(3000):
+        y = T.sin(y) + x if i % 2 else y * 0.5
+    compare(Graph((x,), (y,)), [np.linspace(-1, 1, 19)], rtol=1e-12)
+
+
+def test_reductions_over_every_axis_of_long_arrays() -> None:
+    x = T.dtensor3("x")
+    outputs = [f(x, axis=a) for f in (T.sum, T.max, T.prod) for a in (0, 1, 2, (0, 1), (1, 2), None)]
+    compare(Graph((x,), tuple(outputs)), [np.cos(np.arange(3 * 4 * 37.0)).reshape(3, 4, 37)], rtol=1e-12)

@@ -20,12 +20,14 @@ class Array:
         Where the array lies in memory a load, else the computation itself: such an array is fused into
         whatever reads it.
     memory : where the elements lie, if they do.
+    depth : how many operations deep the computation of an element is.
     """
 
     dtype: str
     sizes: tuple[Expr, ...]
     at: Callable[[Sequence[Expr]], Expr]
     memory: Memory | None = None
+    depth: int = 0
 
     @property
     def ndim(self) -> int:

@@ -66,7 +66,7 @@ class _Lowering:
     def _settled(self, node: Node) -> Array:
         """A value that the body may read any number of times."""
         value = self.block.array(node)
-        return self.block.in_memory(node) if value.sizes else value
+        return self.block.rows_in_order(node) if value.sizes else value
 
     def _column(self, j: int) -> Array:
         result = item(self.node, self.spec.n_carries + j)

@@ -47,7 +47,8 @@ def _elementwise(block: Block, node: Node) -> Array:
     def at(index: Index) -> Expr:
         return block.op(node.op.name, *[read(index) for read in readers], dtype=dtype)
 
-    return Array(dtype, sizes, at)
+    depth = 1 + max((block.array(i).depth for i in node.inputs), default=0)
+    return Array(dtype, sizes, at, depth=depth)
 
 
 def _stretched(block: Block, x: Node, out: Node, sizes: Index) -> Any:
@@ -99,7 +100,7 @@ def _dimshuffle(block: Block, node: Node) -> Array:
     def at(index: Index) -> Expr:
         return x.at([index[order.index(a)] if a in order else zero for a in range(x.ndim)])
 
-    return Array(x.dtype, tuple(sizes), at)
+    return Array(x.dtype, tuple(sizes), at, depth=x.depth + 1)
 
 
 @lowering("broadcast_to")
@@ -107,7 +108,7 @@ def _broadcast_to(block: Block, node: Node) -> Array:
     x = block.array(node.inputs[0])
     sizes = block.sizes(node)
     read = _stretched(block, node.inputs[0], node, sizes)
-    return Array(x.dtype, sizes, read)
+    return Array(x.dtype, sizes, read, depth=x.depth + 1)
 
 
 @lowering("subtensor")
@@ -152,7 +153,7 @@ def _strided(block: Block, x: Array, starts: list[Expr], steps: list[Expr | None
             ]
         )
 
-    return Array(x.dtype, tuple(sizes), at)
+    return Array(x.dtype, tuple(sizes), at, depth=x.depth + 1)
 
 
 def _position(block: Block, index: Expr, size: Expr) -> Expr:
@@ -220,7 +221,7 @@ def _specify_shape(block: Block, node: Node) -> Array:
     x, sizes = block.array(node.inputs[0]), block.sizes(node)
     for own, wanted in zip(x.sizes, sizes, strict=True):
         block.fail_unless(block.op("eq", own, wanted, dtype="bool"))
-    return Array(x.dtype, sizes, x.at, x.memory)
+    return Array(x.dtype, sizes, x.at, x.memory, x.depth)
 
 
 @lowering("item")
@@ -424,7 +425,7 @@ def _sum_to(block: Block, node: Node) -> Array:
 
 @lowering("matmul")
 def _matmul(block: Block, node: Node) -> Array:
-    a, b = (block.in_memory(i) for i in node.inputs)
+    a, b = block.in_memory(node.inputs[0]), block.rows_in_order(node.inputs[1])
     nest, dtype = block.nest, node.type.dtype
     rows, inner, columns = a.sizes[-2], a.sizes[-1], b.sizes[-1]
     block.fail_unless(block.op("eq", inner, b.sizes[-2], dtype="bool"))
@@ -466,17 +467,14 @@ def _dots(block: Block, held: Array, head: list[Expr], left: Any, right: Any, in
 
 
 def _rows(block: Block, held: Array, head: list[Expr], left: Any, right: Any, inner: Expr) -> None:
-    """Several columns: each row is a sum of scaled rows of the right matrix."""
+    """Several columns: each element is a sum along the inner dimension; a backend computes many at a time."""
     nest = block.nest
-    with nest.loop(held.sizes[-2], parallel=True) as i:
-        with nest.loop(held.sizes[-1], "j", parallel=True) as j:
-            store(nest, held, [*head, i.var, j.var], nest.const(0, held.dtype))
+    with nest.loop(held.sizes[-2], parallel=True) as i, nest.loop(held.sizes[-1], "j", parallel=True) as j:
         with nest.loop(inner, "k") as k:
-            factor = nest.let(left(i.var, k.var))
-            with nest.loop(held.sizes[-1], "j", parallel=True) as j:
-                index = [*head, i.var, j.var]
-                product = block.op("mul", factor, right(k.var, j.var), dtype=held.dtype)
-                store(nest, held, index, block.op("add", held.at(index), product, dtype=held.dtype))
+            total = nest.carry(k, nest.const(0, held.dtype), "sum")
+            product = block.op("mul", left(i.var, k.var), right(k.var, j.var), dtype=held.dtype)
+            total.next = block.op("add", total.var, product, dtype=held.dtype)
+        store(nest, held, [*head, i.var, j.var], total.result)
 
 
 # ---- writing and gathering ------------------------------------------------------------------------

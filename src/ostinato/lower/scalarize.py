@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 
 from ostinato.errors import OstinatoError
 from ostinato.graph import Graph, Node, topological
-from ostinato.lower.arrays import Array, copy_into, new_array, scalar
+from ostinato.lower.arrays import Array, copy_into, is_one, new_array, scalar
 from ostinato.lower.loopnest import Expr, Nest
 from ostinato.ops.leaf import CONSTANT
 from ostinato.ops.sizes import SIZE, Size
@@ -27,6 +27,10 @@ RULES: dict[str, LoweringRule] = {}
 
 # Results of these are read straight from their operands, so they are never worth memory of their own.
 VIEWS = {"dimshuffle", "subtensor", "broadcast_to", "item", "disconnected_grad", "zero_grad", "check_rows"}
+
+
+# Deeper expressions are put into memory on the way: whoever walks one does so by recursion.
+_DEEPEST = 100
 
 
 class UnsupportedError(OstinatoError):
@@ -77,7 +81,7 @@ class Block:
             return value
         if not value.sizes:
             return scalar(self.nest.let(value.at([]), node.op.name))
-        if self.uses[node] > 1 and node.op.name not in VIEWS:
+        if (self.uses[node] > 1 and node.op.name not in VIEWS) or value.depth > _DEEPEST:
             return self.materialised(value)
         return value
 
@@ -134,6 +138,15 @@ class Block:
         held = new_array(self.nest, value.dtype, value.sizes)
         copy_into(self.nest, held, value)
         return held
+
+    def rows_in_order(self, node: Node) -> Array:
+        """A node's value in memory, the elements of a row beside each other; remembered."""
+        value = self.materialised(self.array(node))
+        assert value.memory is not None
+        if not is_one(value.memory.strides[-1]):
+            value = self.contiguous(value)
+        self.values[node] = value
+        return value
 
     def in_memory(self, node: Node) -> Array:
         """A node's value in memory; remembered, so that it is put there once."""

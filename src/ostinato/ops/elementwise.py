@@ -15,7 +15,6 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
-import scipy.special
 
 from ostinato.config import config
 from ostinato.errors import OstinatoTypeError, OstinatoValueError, ShapeError
@@ -472,11 +471,16 @@ def _rounding(name: str, numpy: Rule, doc: str) -> Builder:
     return build  # type: ignore[return-value]
 
 
-def _special(function: Callable[..., Any]) -> Callable[..., Any]:
-    """SciPy computes float16 in float32; the result keeps the dtype of the operand."""
+def _special(name: str) -> Callable[..., Any]:
+    """A function of `scipy.special`, imported at its first use since that takes longer than all else.
 
-    def compute(x: Any) -> Any:
-        return function(x).astype(x.dtype, copy=False)
+    SciPy computes float16 in float32; the result keeps the dtype of the last operand.
+    """
+
+    def compute(*operands: Any) -> Any:
+        import scipy.special
+
+        return getattr(scipy.special, name)(*operands).astype(operands[-1].dtype, copy=False)
 
     return compute
 
@@ -526,7 +530,7 @@ arctan2: Builder = elementwise(
     doc="The angle, in radians, of the point with ordinate x (first) and abscissa y (second operand).",
 )
 sigmoid: Builder = _function(
-    "sigmoid", _special(scipy.special.expit), lambda g, out, x: (g * out * (1 - out),), "1 / (1 + exp(-x))."
+    "sigmoid", _special("expit"), lambda g, out, x: (g * out * (1 - out),), "1 / (1 + exp(-x))."
 )
 
 
@@ -546,26 +550,26 @@ logaddexp: Builder = elementwise(
 )
 erf: Builder = _function(
     "erf",
-    _special(scipy.special.erf),
+    _special("erf"),
     lambda g, out, x: (g * (2 / math.sqrt(math.pi)) * exp(-x * x),),
     "The error function.",
 )
 erfc: Builder = _function(
     "erfc",
-    _special(scipy.special.erfc),
+    _special("erfc"),
     lambda g, out, x: (-g * (2 / math.sqrt(math.pi)) * exp(-x * x),),
     "1 - erf(x), accurate for large x.",
 )
 gammaln: Builder = _function(
     "gammaln",
-    _special(scipy.special.gammaln),
+    _special("gammaln"),
     lambda g, out, x: (g * psi(x),),
     "Logarithm of the absolute value of the gamma function.",
     "above one",
 )
 psi: Builder = _function(
     "psi",
-    _special(scipy.special.psi),
+    _special("psi"),
     lambda g, out, x: (g * polygamma(1, x),),
     "The digamma function, derivative of `gammaln`.",
     "above one",
@@ -596,7 +600,7 @@ POLYGAMMA: Op = register(
     Op(
         "polygamma",
         infer=lambda x, *, order: x.type,
-        numpy=lambda x, *, order: np.asarray(scipy.special.polygamma(order, x)).astype(x.dtype),
+        numpy=lambda x, *, order: _special("polygamma")(order, x),
         vjp=lambda g, out, x, *, order: (g * polygamma(order + 1, x),),
         sizes=lambda x, *, order: broadcast_sizes((x,)),
         params=("order",),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 from llvmlite import ir
 
@@ -25,7 +25,7 @@ from ostinato.backends.llvm.scalar import (
     llvm_type,
     memory_type,
 )
-from ostinato.backends.llvm.vectors import VectorBody, vector_width
+from ostinato.backends.llvm.vectors import VectorBody, vector_widths
 from ostinato.lower.loopnest import Alloc, Const, Expr, Fail, For, Let, Load, Op, Stmt, Store, Var
 from ostinato.lower.program import Program
 from ostinato.lower.scalarize import UnsupportedError
@@ -55,6 +55,21 @@ class Scope:
         self.takes_memory = False
         self.values: dict[Any, Any] = {}
         self.loads: set[Load] = set()
+
+
+class Frame(NamedTuple):
+    """A loop that was begun and waits for its end."""
+
+    t: Any
+    phis: list[Any]
+    start: Any
+    stop: Any
+    step: int
+    inits: list[Any]
+    enter: Any
+    body: Any
+    after: Any
+    top: Any
 
 
 class Emitter:
@@ -236,15 +251,29 @@ class Emitter:
     def loop(self, stmt: For) -> None:
         stop = self.value(stmt.stop)
         inits = [self.value(c.init) for c in stmt.carried]
-        width = vector_width(stmt)
         start: Any = I64(0)
-        if width > 1:
-            start = self.builder.and_(stop, I64(-width))
-            self.counted(stmt, I64(0), start, width, [])
-        self.counted(stmt, start, stop, 1, inits)
+        for width in vector_widths(stmt):  # ever narrower, each from where the one before stopped
+            reached = self.builder.and_(stop, I64(-width))
+            frame = self.open(start, reached, width, [])
+            self.define(stmt.var, frame.t)
+            VectorBody(self, stmt, width).emit()
+            self.close(frame, [])
+            start = reached
+        frame = self.open(start, stop, 1, inits)
+        self.define(stmt.var, frame.t)
+        for carried, phi in zip(stmt.carried, frame.phis, strict=True):
+            self.define(carried.var, phi)
+        self.statements(stmt.body)
+        nexts = [self.value(c.next) for c in stmt.carried if c.next is not None]
+        until = self.value(stmt.until) if stmt.until is not None else None
+        finals, trips = self.close(frame, nexts, until)
+        for carried, final in zip(stmt.carried, finals, strict=True):
+            self.define(carried.result, final)
+        if stmt.trips is not None:
+            self.define(stmt.trips, trips)
 
-    def counted(self, stmt: For, start: Any, stop: Any, width: int, inits: list[Any]) -> None:
-        """The loop from start to stop; with a width of several iterations at once."""
+    def open(self, start: Any, stop: Any, step: int, inits: list[Any]) -> Frame:
+        """Begin a loop whose variable goes from start to stop; what is emitted next is its body."""
         b = self.builder
         before, enter, body, after = (self.function.append_basic_block(n) for n in ("before", "enter", "body", "after"))
         b.branch(before)
@@ -256,45 +285,30 @@ class Emitter:
         t = self._phi(start, enter)
         phis = [self._phi(init, enter) for init in inits]
         self.scopes.append(Scope(before, enter, len(self.scopes)))
-        self.define(stmt.var, t)
-        for carried, phi in zip(stmt.carried, phis, strict=True):
-            self.define(carried.var, phi)
-        nexts, until = self._iteration(stmt, width)
-        self.scopes.pop()
-        following = b.add(t, I64(width))
-        again = b.icmp_signed("<", following, stop)
+        top = b.load(self._word(TOP), typ=I64)
+        return Frame(t, phis, start, stop, step, inits, enter, body, after, top)
+
+    def close(self, frame: Frame, nexts: list[Any], until: Any = None) -> tuple[list[Any], Any]:
+        """End a loop: what it carried after the last iteration (or at first), and where its variable stopped."""
+        b = self.builder
+        if self.scopes.pop().takes_memory:
+            b.store(frame.top, self._word(TOP))
+        following = b.add(frame.t, I64(frame.step))
+        again = b.icmp_signed("<", following, frame.stop)
         latch = b.block
-        b.cbranch(again if until is None else b.and_(again, until), body, after)
-        for phi, value in zip([t, *phis], [following, *nexts], strict=True):
+        b.cbranch(again if until is None else b.and_(again, until), frame.body, frame.after)
+        last = [following, *nexts]
+        for phi, value in zip([frame.t, *frame.phis], last, strict=True):
             phi.add_incoming(value, latch)
-        b.position_at_end(after)
-        self._results(stmt, enter, latch, inits, nexts, following)
+        b.position_at_end(frame.after)
+        finals = []
+        for first, value in zip([frame.start, *frame.inits], last, strict=True):
+            phi = self._phi(first, frame.enter)
+            phi.add_incoming(value, latch)
+            finals.append(phi)
+        return finals[1:], finals[0]
 
     def _phi(self, first: Any, before: Any) -> Any:
         phi = self.builder.phi(first.type)
         phi.add_incoming(first, before)
         return phi
-
-    def _iteration(self, stmt: For, width: int) -> tuple[list[Any], Any]:
-        """The body; the values for the next iteration, and whether there is one. Its memory is given back."""
-        top = self.builder.load(self._word(TOP), typ=I64)
-        if width > 1:
-            VectorBody(self, stmt, width).emit()
-        else:
-            self.statements(stmt.body)
-        nexts = [self.value(c.next) for c in stmt.carried if c.next is not None]
-        until = self.value(stmt.until) if stmt.until is not None else None
-        if self.scopes[-1].takes_memory:
-            self.builder.store(top, self._word(TOP))
-        return nexts, until
-
-    def _results(self, stmt: For, before: Any, latch: Any, inits: list[Any], nexts: list[Any], trips: Any) -> None:
-        """What the loop leaves behind: initial values if it made no iteration, else the last ones."""
-        for carried, init, last in zip(stmt.carried, inits, nexts, strict=True):
-            phi = self._phi(init, before)
-            phi.add_incoming(last, latch)
-            self.define(carried.result, phi)
-        if stmt.trips is not None:
-            phi = self._phi(I64(0), before)
-            phi.add_incoming(trips, latch)
-            self.define(stmt.trips, phi)
