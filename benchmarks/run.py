@@ -1,10 +1,12 @@
-"""Time Ostinato against the same computation written by hand, as loops over NumPy arrays and Python floats.
+"""Time Ostinato's backends against the same computation written by hand, with NumPy arrays and Python floats.
 
-Every workload of the registry below gives a pair of functions for its value and a pair for its gradient: one
-compiled by Ostinato, one written by hand, the gradient with backpropagation by hand. Both get the same
+Every workload of the registry below gives a pair for its value and a pair for its gradient: a graph, which each
+backend compiles, and a function written by hand, the gradient with backpropagation by hand. All get the same
 arguments, and their results must agree before anything is timed. Each round then times all pairs one after
-the other and the two of a pair back to back, so that a machine that is busy for a while slows both alike;
+the other, and the systems of a pair back to back, so that a machine that is busy for a while slows all alike;
 reported are medians over the rounds, of the times and of their ratios. The table is in Markdown.
+
+What has no native form is run by the interpreter, also if the native backend is asked for. Such a cell says so.
 
     python benchmarks/run.py [--quick] [--only NAME] [--rounds N]
 """
@@ -27,7 +29,10 @@ import numpy as np
 
 import ostinato
 import ostinato.tensor as T
+from ostinato.backends.llvm.run import Native
 
+BY_HAND = "by hand"
+MODES = ("reference", "native")
 BUILDS = 3  # how often each function is built: a median again
 ENOUGH = 5e-3  # seconds: a shorter call is repeated until one timing takes that long
 
@@ -35,7 +40,7 @@ ENOUGH = 5e-3  # seconds: a shorter call is repeated until one timing takes that
 class Pair(NamedTuple):
     """Two functions of the same arguments that return the same arrays."""
 
-    build: Callable[[], Callable[..., Sequence[Any]]]  # builds the graph and compiles it
+    build: Callable[[], ostinato.Function]  # builds the graph and compiles it, in the mode that is set
     by_hand: Callable[..., Sequence[Any]]
 
 
@@ -114,8 +119,15 @@ def garch(rng: np.random.Generator) -> Workload:
 
 @workload("a recurrent network of 32 tanh units, batch of 8, 300 steps")
 def rnn(rng: np.random.Generator) -> Workload:
-    steps, batch, units = 300, 8, 32
+    return network(rng, 300, 8, 32)
 
+
+@workload("the same with 256 units, batch of 32, 30 steps: nearly all of the time goes into matrix products")
+def wide(rng: np.random.Generator) -> Workload:
+    return network(rng, 30, 32, 256)
+
+
+def network(rng: np.random.Generator, steps: int, batch: int, units: int) -> Workload:
     def build(with_gradient: bool) -> Any:
         X, h0, W, U = T.tensor3("X"), T.matrix("h0"), T.matrix("W"), T.matrix("U")
         h, _ = ostinato.scan(
@@ -207,8 +219,8 @@ def until(rng: np.random.Generator) -> Workload:
             new = T.cos(a * x)
             return new, ostinato.until(T.max(abs(new - x)) < tolerance)
 
-        x, _ = ostinato.scan(step, outputs_info=x0, non_sequences=a, n_steps=most)
-        return compiled([x0, a], x[-1].sum(), [a, x0] if with_gradient else None)
+        x, _ = ostinato.reduce(lambda i, x, a: step(x, a), T.arange(most), x0, a)
+        return compiled([x0, a], x.sum(), [a, x0] if with_gradient else None)
 
     def steps(x: Any, a: float) -> list[Any]:
         tape = [x]
@@ -242,37 +254,53 @@ def until(rng: np.random.Generator) -> Workload:
 
 
 class Row:
-    """A pair under measurement."""
+    """A pair under measurement: what is written by hand, and its graph compiled by each backend."""
 
     def __init__(self, label: str, pair: Pair, arguments: tuple[Any, ...]) -> None:
         self.label, self.arguments = label, arguments
-        self.building = statistics.median(seconds(pair.build, (), 1) for _ in range(BUILDS))
-        self.ours, self.by_hand = pair.build(), pair.by_hand
-        for found, expected in zip(self.ours(*arguments), self.by_hand(*arguments), strict=True):
-            np.testing.assert_allclose(found, expected, rtol=1e-8, atol=1e-10, err_msg=label)
-        self.repeats = [repeats(self.ours, arguments), repeats(self.by_hand, arguments)]
-        self.times: list[tuple[float, float]] = []
+        self.systems: dict[str, Callable[..., Sequence[Any]]] = {BY_HAND: pair.by_hand}
+        self.building: dict[str, float] = {}
+        expected = pair.by_hand(*arguments)
+        for mode in MODES:
+            with ostinato.config.change_flags(mode=mode):
+                function = pair.build()
+                self.building[mode] = statistics.median(seconds(pair.build, (), 1) for _ in range(BUILDS))
+            for ours, by_hand in zip(function(*arguments), expected, strict=True):
+                np.testing.assert_allclose(ours, by_hand, rtol=1e-8, atol=1e-10, err_msg=f"{label}, {mode}")
+            if mode == "native" and not isinstance(function._run, Native):
+                continue
+            self.systems[mode] = function
+        self.repeats = {name: repeats(system, arguments) for name, system in self.systems.items()}
+        self.times: dict[str, list[float]] = {name: [] for name in self.systems}
 
     def measure(self) -> None:
         """One more round."""
-        self.times.append(
-            (
-                seconds(self.ours, self.arguments, self.repeats[0]),
-                seconds(self.by_hand, self.arguments, self.repeats[1]),
-            )
-        )
+        for name, system in self.systems.items():
+            self.times[name].append(seconds(system, self.arguments, self.repeats[name]))
 
     def __str__(self) -> str:
-        ours, by_hand = (1e3 * statistics.median(column) for column in zip(*self.times, strict=True))
-        ratios = sorted(o / h for o, h in self.times)
-        low, middle, high = ratios[len(ratios) // 4], statistics.median(ratios), ratios[-1 - len(ratios) // 4]
-        spread = f"{figures(low)} to {figures(high)}"
-        times = f"{figures(ours)} ms | {figures(by_hand)} ms"
-        return f"| {self.label} | {times} | {figures(middle)} | {spread} | {1e3 * self.building:.0f} ms |"
+        cells = [self.label, f"{figures(1e3 * statistics.median(self.times[BY_HAND]))} ms"]
+        cells += [self._cell(mode) for mode in MODES]
+        cells += [", ".join(f"{1e3 * self.building[mode]:.0f} ms" for mode in MODES)]
+        return f"| {' | '.join(cells)} |"
+
+    def _cell(self, mode: str) -> str:
+        """Time, ratio to what is written by hand, and the middle half of the ratios."""
+        if mode not in self.systems:
+            return "interpreted"
+        ratios = sorted(ours / by_hand for ours, by_hand in zip(self.times[mode], self.times[BY_HAND], strict=True))
+        low, middle, high = (figures(r) for r in quartiles(ratios))
+        return f"{figures(1e3 * statistics.median(self.times[mode]))} ms: **{middle}** ({low} to {high})"
+
+
+def quartiles(ordered: Sequence[float]) -> tuple[float, float, float]:
+    """The ends of the middle half and the median between them."""
+    quarter = len(ordered) // 4
+    return ordered[quarter], statistics.median(ordered), ordered[-1 - quarter]
 
 
 def figures(value: float) -> str:
-    """A number with two digits, or three where it is above 10: more is not to be had from such a measurement."""
+    """A number with two digits, or three where it is above 100: more is not to be had from such a measurement."""
     return f"{value:.2f}" if value < 1 else f"{value:.1f}" if value < 10 else f"{value:.0f}"
 
 
@@ -291,16 +319,16 @@ def repeats(function: Callable[..., Any], arguments: tuple[Any, ...]) -> int:
 
 def report(rows: Sequence[Row]) -> str:
     """The table."""
-    head = "| workload | Ostinato | by hand | ratio | middle half of the ratios | build and compile |"
-    lines = [f"- {name}: {what}" for name, (what, _) in WORKLOADS.items() if any(name in r.label for r in rows)]
-    return "\n".join([*lines, "", head, "|---|--:|--:|--:|--:|--:|", *map(str, rows)])
+    head = "| workload | by hand | reference | native | build and compile: " + ", ".join(MODES) + " |"
+    lines = [f"- {n}: {what}" for n, (what, _) in WORKLOADS.items() if any(r.label.startswith(n) for r in rows)]
+    return "\n".join([*lines, "", head, "|---|--:|--:|--:|--:|", *map(str, rows)])
 
 
 def read_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Time Ostinato against loops written by hand.")
+    parser = argparse.ArgumentParser(description="Time Ostinato's backends against loops written by hand.")
     parser.add_argument("--quick", action="store_true", help="few rounds: does everything run and agree?")
     parser.add_argument("--only", choices=WORKLOADS, action="append", metavar="NAME", help=", ".join(WORKLOADS))
-    parser.add_argument("--rounds", type=int, metavar="N", help="how often each pair is timed")
+    parser.add_argument("--rounds", type=int, metavar="N", help="how often each system is timed")
     args = parser.parse_args(argv)
     args.rounds = args.rounds or (3 if args.quick else 25)
     if args.rounds < 1:
@@ -324,7 +352,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if sys.stderr.isatty():
         print(file=sys.stderr)
     versions = f"Ostinato {ostinato.__version__}, NumPy {np.__version__}, Python {platform.python_version()}"
-    print(f"{versions}, {platform.machine()}; medians of {args.rounds} rounds, backend {ostinato.config.mode}\n")
+    print(f"{versions}, {platform.machine()}; medians of {args.rounds} rounds\n")
+    print("Time, **ratio to by hand**, and the middle half of the ratios: below 1 is faster than by hand.\n")
     print(report(rows))
 
 
