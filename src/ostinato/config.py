@@ -31,7 +31,9 @@ class Flag:
 _FLAGS: dict[str, Flag] = {
     "floatX": Flag("float64", ("float16", "float32", "float64"), "dtype of floats whose dtype is not given"),
     "mode": Flag("reference", (), "how functions run: a name in ostinato.backends.BACKENDS"),
-    "verify": Flag(False, (False, True), "check every graph after every pass, and every value's type at run time"),
+    "verify": Flag(
+        False, (False, True), "check every graph after every pass; the reference checks the types of values too"
+    ),
     # Theano's switches for machinery that does not exist here. Scripts set them; nothing depends on them.
     "device": Flag("cpu", (), "accepted for Theano's sake; arrays live in the memory of the host"),
     "compute_test_value": Flag("off", ("off", "ignore", "warn", "raise"), "accepted for Theano's sake"),

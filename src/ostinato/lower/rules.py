@@ -180,7 +180,7 @@ def _slice(block: Block, parts: list[Expr | None], size: Expr) -> tuple[Expr, Ex
     start = (low if up else high) if parts[0] is None else _bound(block, parts[0], size, low, high)
     stop = (high if up else low) if parts[1] is None else _bound(block, parts[1], size, low, high)
     distance = block.op("sub", stop, start) if up else block.op("sub", start, stop)
-    stride = abs(step.value)
+    stride = min(abs(step.value), 2**63 - 1)  # the largest that fits; no dimension is longer
     if stride != 1:  # written so that no step, however large, overflows
         steps = block.op("floor_div", block.op("sub", distance, block.int(1)), block.int(stride))
         distance = block.nest.add(steps, block.int(1))
@@ -466,15 +466,36 @@ def _dots(block: Block, held: Array, head: list[Expr], left: Any, right: Any, in
         store(nest, held, [*head, i.var, block.int(0)], total.result)
 
 
+# So many rows of a product are computed together, so that what is read of the right matrix serves all of them.
+_ROWS = 4
+
+
 def _rows(block: Block, held: Array, head: list[Expr], left: Any, right: Any, inner: Expr) -> None:
     """Several columns: each element is a sum along the inner dimension; a backend computes many at a time."""
+    nest, rows = block.nest, held.sizes[-2]
+    groups = block.op("floor_div", rows, block.int(_ROWS))
+    done = nest.let(nest.mul(groups, block.int(_ROWS)))
+    if not (isinstance(rows, Const) and rows.value < _ROWS):
+        with nest.loop(groups, parallel=True) as i:
+            first = nest.let(nest.mul(i.var, block.int(_ROWS)))
+            _some_rows(block, held, head, [nest.add(first, block.int(r)) for r in range(_ROWS)], left, right, inner)
+    with nest.loop(block.op("sub", rows, done), parallel=True) as i:
+        _some_rows(block, held, head, [nest.let(nest.add(done, i.var))], left, right, inner)
+
+
+def _some_rows(
+    block: Block, held: Array, head: list[Expr], rows: list[Expr], left: Any, right: Any, inner: Expr
+) -> None:
     nest = block.nest
-    with nest.loop(held.sizes[-2], parallel=True) as i, nest.loop(held.sizes[-1], "j", parallel=True) as j:
+    with nest.loop(held.sizes[-1], "j", parallel=True) as j:
         with nest.loop(inner, "k") as k:
-            total = nest.carry(k, nest.const(0, held.dtype), "sum")
-            product = block.op("mul", left(i.var, k.var), right(k.var, j.var), dtype=held.dtype)
-            total.next = block.op("add", total.var, product, dtype=held.dtype)
-        store(nest, held, [*head, i.var, j.var], total.result)
+            totals = [nest.carry(k, nest.const(0, held.dtype), "sum") for _ in rows]
+            factor = nest.let(right(k.var, j.var))
+            for total, row in zip(totals, rows, strict=True):
+                product = block.op("mul", left(row, k.var), factor, dtype=held.dtype)
+                total.next = block.op("add", total.var, product, dtype=held.dtype)
+        for total, row in zip(totals, rows, strict=True):
+            store(nest, held, [*head, row, j.var], total.result)
 
 
 # ---- writing and gathering ------------------------------------------------------------------------

@@ -36,7 +36,8 @@ def vector_widths(loop: For) -> list[int]:
         return []
     lanes = _REGISTER // (4 if dtype == "float32" else 8)
     # A sum carried through an inner loop waits for the sum before: several registers keep the machine busy.
-    wanted = [8 * lanes, 2 * lanes] if any(isinstance(s, For) for s in loop.body) else [2 * lanes]
+    sums = max([len(s.carried) for s in loop.body if isinstance(s, For)], default=0)
+    wanted = [2 * lanes] if not sums else [max(8 // sums, 2) * lanes, lanes]
     return [w for w in wanted if not isinstance(loop.stop, Const) or loop.stop.value >= w]
 
 
