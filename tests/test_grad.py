@@ -307,3 +307,34 @@ def test_zero_and_few_steps(n: int) -> None:
     assert found[2] == products.sum()
     assert found[3] == 3 * np.prod(data)
     assert found[5] == np.prod(data)
+
+
+def test_inner_loops_of_other_lengths_at_every_step() -> None:
+    """What an inner loop records has as many rows as it made steps: it cannot be kept for all outer steps."""
+    x, w = T.dvector("x"), T.dscalar("w")
+
+    def halve(start: Any) -> Any:
+        walk, _ = ostinato.scan(
+            lambda h: (T.sin(h * w) * 0.9, ostinato.until(h < 0.3)), outputs_info=start, n_steps=10**6
+        )
+        return T.log(walk).sum() * walk[-1]
+
+    outputs, _ = ostinato.map(halve, sequences=x)
+    arrays = [np.array([0.2, 0.9, 0.5, 1.4]), 0.8]
+    found = value([outputs, *T.grad((outputs**2).sum(), [x, w])], dict(zip([x, w], arrays, strict=True)))
+
+    def plain(starts: Any, w: Any) -> Any:
+        total = 0.0
+        for h in starts:
+            logs = 0.0
+            while True:
+                before, h = h, np.sin(h * w) * 0.9
+                logs += np.log(h)
+                if before < 0.3:
+                    break
+            total += (logs * h) ** 2
+        return total
+
+    np.testing.assert_allclose((found[0] ** 2).sum(), plain(*arrays), rtol=1e-13)
+    for i in range(2):
+        np.testing.assert_allclose(found[1 + i], central(plain, arrays, i, step=1e-4), rtol=1e-7)

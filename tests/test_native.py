@@ -28,15 +28,15 @@ from test_loops import Program, inputs_of, programs, symbolic, symbolic_cost
 from test_ops import CASES, variables
 
 
-def compare(graph: Graph, arrays: list[Any], rtol: float = 1e-13) -> None:
-    """Native results are those of the reference, to rounding."""
+def compare(graph: Graph, arrays: list[Any], rtol: float = 1e-13, signs: bool = True) -> None:
+    """Native results are those of the reference, to rounding; signs of zeros too, unless they come from sums."""
     held = [np.asarray(a) for a in arrays]
     native, reference = Native(graph)(held), compile_reference(graph)(held)
     for a, b in zip(native, reference, strict=True):
         b = np.asarray(b)
         assert (a.dtype, a.shape) == (b.dtype, b.shape)
         np.testing.assert_allclose(a, b, rtol=rtol, atol=rtol / 10)
-        if a.dtype.kind == "f":
+        if a.dtype.kind == "f" and signs:
             np.testing.assert_array_equal(np.signbit(a[b == 0]), np.signbit(b[b == 0]))
 
 
@@ -156,14 +156,43 @@ def test_one_compilation_serves_all_lengths_and_the_workspace_grows() -> None:
 
 
 def test_loops_that_stop_by_a_condition() -> None:
-    a = T.dscalar("a")
-    last, _ = ostinato.reduce(lambda t, x: 0.5 * (x + a / x), sequences=T.arange(60), outputs_info=a)
-    compare(Graph((a,), (last, T.grad(last, a))), [2.0])
-    ys, _ = ostinato.scan(lambda p: (p * 2, ostinato.until(p > a)), outputs_info=a * 0 + 1, n_steps=10**9)
-    graph = rewrite(Graph((a,), (ys.shape[0],)))
-    compare(graph, [1000.0])
-    stacked = compile_graph(Graph((a,), (ys,)))([np.float64(20.0)])  # by the interpreter, for now
-    assert stacked[0].tolist() == [2, 4, 8, 16, 32, 64]
+    """Values and derivatives to second order; the bound on the steps costs nothing."""
+    a, v = T.dscalar("a"), T.dvector("v")
+    ys, _ = ostinato.scan(
+        lambda x: (new := T.cos(x * a), ostinato.until(abs(new - x).max() < 1e-10)), outputs_info=v, n_steps=10**9
+    )
+    first = T.grad(ys[-1].sum() + (ys**2).sum(), [a, v])
+    graph = rewrite(Graph((a, v), (ys, *first, *T.grad(first[0], [a, v]), ys.shape[0])))
+    for width in (1, 3, 40):
+        compare(graph, [0.9, np.linspace(0, 1, width)], rtol=1e-11, signs=False)
+
+
+@pytest.mark.parametrize("steps", [1, 63, 64, 65, 128, 129, 5000])
+def test_outputs_grow_to_the_steps_made(steps: int) -> None:
+    a = T.lscalar("a")
+    (ks, rows, flags), _ = ostinato.scan(
+        lambda k: ([k + 1, T.stack([k, -k]) * 0.5, k > 2], ostinato.until(k + 1 >= a)),
+        outputs_info=[T.constant(0, dtype="int64"), None, None],
+        n_steps=10**12,
+    )
+    compare(Graph((a,), (ks, rows, flags)), [np.int64(steps)])
+
+
+def test_loops_that_stop_by_a_condition_within_loops() -> None:
+    """Each inner loop makes another number of steps; what it takes of the workspace is given back."""
+    x = T.dvector("x")
+
+    def collatz(start: Any) -> list[Any]:
+        walk, _ = ostinato.scan(
+            lambda k: (T.where(k % 2 < 0.5, k / 2, 3 * k + 1), ostinato.until(k <= 2)),
+            outputs_info=start,
+            n_steps=10**6,
+        )
+        return [walk.max(), T.cast(walk.shape[0], "float64"), T.log(walk).sum()]
+
+    outputs, _ = ostinato.map(collatz, sequences=x)
+    graph = rewrite(Graph((x,), (*outputs, T.grad(outputs[2].sum(), x))))
+    compare(graph, [np.array([27.0, 5.0, 97.0, 871.0, 3.0] * 40)], rtol=1e-12)
 
 
 def test_a_failure_is_told_by_the_interpreter() -> None:

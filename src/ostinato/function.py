@@ -157,6 +157,24 @@ class Function:
                     variable._value = value
         return self._shaped(results[:n])
 
+    def explain(self, stage: str | None = None) -> str:
+        """What was made of the computation, in plain words; or the text of one stage of compiling it.
+
+        Parameters
+        ----------
+        stage : str, optional
+            `"graph"` for the graph after all rewrites; natively compiled functions have `"nest"`, the loop
+            nest, and `"llvm"` too.
+
+        Raises
+        ------
+        OstinatoValueError
+            If the function has no such stage; the message lists those that it has.
+        """
+        from ostinato.explain import explain
+
+        return explain(self, getattr(self._run, "report", None), stage)
+
     def _arguments(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
         given: list[Any] = [None] * len(self._inputs)
         given[: len(args)] = args[: len(given)]

@@ -6,12 +6,30 @@ per param and returns one array per result. Shared variables are params by the t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
 
 from ostinato.errors import OstinatoValueError
 from ostinato.graph import Graph
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a backend did, for `Function.explain`; an executable may carry one as its attribute `report`.
+
+    Attributes
+    ----------
+    how : in plain words, how the graph runs.
+    seconds : what each stage of compiling took.
+    texts : the text forms of stages by name, made when asked for.
+    """
+
+    how: str
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    texts: Mapping[str, Callable[[], str]] = field(default_factory=dict)
+
 
 Executable = Callable[[Sequence[Any]], list[Any]]
 Backend = Callable[[Graph], Executable]

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from ostinato.backends import Report
 from ostinato.config import config
 from ostinato.errors import (
     OstinatoError,
@@ -32,15 +33,21 @@ from ostinato.types import TupleType
 Instruction = tuple[Callable[..., Any], tuple[int, ...], int]
 
 
-def compile_graph(graph: Graph) -> Callable[[Sequence[Any]], list[Any]]:
-    """A callable from arrays, one per param, to arrays, one per result."""
-    tape = Tape(graph)
+class Interpreter:
+    """A Graph run by the interpreter: a callable from arrays, one per param, to arrays, one per result."""
 
-    def run(arrays: Sequence[Any]) -> list[Any]:
+    def __init__(self, graph: Graph, reason: str = "") -> None:
+        self._tape = Tape(graph)
+        self.report = Report(f"interpreted with NumPy, step by step{reason}")
+
+    def __call__(self, arrays: Sequence[Any]) -> list[Any]:
         with np.errstate(all="ignore"):
-            return tape.run(arrays)
+            return self._tape.run(arrays)
 
-    return run
+
+def compile_graph(graph: Graph) -> Interpreter:
+    """The Graph as a callable from arrays, one per param, to arrays, one per result."""
+    return Interpreter(graph)
 
 
 class Tape:

@@ -7,6 +7,7 @@
           | For(var, stop, body, carried, until)    var counts 0, 1, …; carried values pass from pass to pass
           | Fail(condition)                         give up; the reference interpreter says why
     Carried(var, init, next, result)                like a phi: var within the loop, result after it
+    Column(pointer, result, first, row, dtype)      memory of a For for one row per iteration, growing as it goes
 
 Values of dtype "ptr" are addresses; "bool" is a truth value, one byte in memory. Every iteration of a
 `For` is a scope: what it allocates is gone when it ends. Expressions are pure and interned by the
@@ -87,6 +88,21 @@ class Carried:
     next: Expr | None = None
 
 
+@dataclass(frozen=True, eq=False, slots=True)
+class Column:
+    """Rows of a number of elements, one per iteration of a loop whose length is not known beforehand.
+
+    There is room for `first` rows when the loop begins; it doubles whenever it is used up. `pointer` is
+    the address of row 0 within the loop, `result` after it.
+    """
+
+    pointer: Var
+    result: Var
+    first: Expr
+    row: Expr
+    dtype: str
+
+
 @dataclass(eq=False, slots=True)
 class For:
     """`until`: an expression of the body; where it is false no further iteration follows.
@@ -99,6 +115,7 @@ class For:
     until: Expr | None = None
     trips: Var | None = None
     parallel: bool = False
+    columns: list[Column] = field(default_factory=list)
 
 
 Stmt = Let | Store | Alloc | Fail | For
@@ -179,6 +196,11 @@ class Nest:
         loop.carried.append(carried)
         return carried
 
+    def column(self, loop: For, first: Expr, row: Expr, dtype: str) -> Column:
+        column = Column(self.var("rows", "ptr"), self.var("rows", "ptr"), first, row, dtype)
+        loop.columns.append(column)
+        return column
+
     def for_each(self, stops: list[Expr], body: Callable[[list[Expr]], None]) -> None:
         """Nested parallel loops over all index tuples; loops of one iteration are not made."""
 
@@ -251,6 +273,8 @@ def _lines(stmt: Stmt, indent: str) -> Iterator[str]:
         inits = ", ".join(f"{c.var.name} = {format_expr(c.init)}" for c in stmt.carried)
         kind = "parallel for" if stmt.parallel else "for"
         yield f"{indent}{kind} {stmt.var.name} < {format_expr(stmt.stop)}{' carrying ' + inits if inits else ''}:"
+        for c in stmt.columns:
+            yield f"{indent}  column {c.pointer.name} of {c.dtype}[{format_expr(c.row)}] -> {c.result.name}"
         for inner in stmt.body:
             yield from _lines(inner, indent + "  ")
         if stmt.until is not None:

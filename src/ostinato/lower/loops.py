@@ -9,19 +9,30 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from ostinato.graph import Node
-from ostinato.lower.arrays import Array, Memory, contiguous_strides, copy_into, in_memory, new_array, scalar, store
-from ostinato.lower.loopnest import Carried, Const, Expr, For
+from ostinato.lower.arrays import (
+    Array,
+    Memory,
+    contiguous_strides,
+    copy_into,
+    count,
+    in_memory,
+    new_array,
+    scalar,
+    store,
+)
+from ostinato.lower.loopnest import Carried, Column, Const, Expr, For
 from ostinato.lower.scalarize import Block, UnsupportedError, lowering
 from ostinato.ops.loop import LoopSpec, body_of, item, split
 from ostinato.ops.sizes import SIZE
 from ostinato.ops.sizes import sizes as symbolic_sizes
 
+# The rows for which there is room at first where a condition decides how many there will be.
+_FIRST_ROWS = 64
+
 
 @lowering("loop")
 def _loop(block: Block, node: Node) -> list[Array]:
     spec: LoopSpec = node.params[0]
-    if spec.has_until and spec.n_outputs:
-        raise UnsupportedError("outputs of a loop whose length is not known")
     return _Lowering(block, node, spec).lower()
 
 
@@ -48,7 +59,11 @@ class _Lowering:
             block.fail_unless(block.op("ge", s.sizes[0], self.n, dtype="bool"))
         invariants = [self._settled(w) for w in self.given.invariants]
         inits = [self._settled(c) for c in self.given.carries]
-        outputs = [self._column(j) for j in range(self.spec.n_outputs)]
+        rows = [self._row_sizes(j) for j in range(self.spec.n_outputs)]
+        types = [o.type.dtype for o in body.outputs]
+        outputs = (
+            [] if self.spec.has_until else [new_array(nest, d, [self.n, *r]) for d, r in zip(types, rows, strict=True)]
+        )
         spares = [(self._start(c), new_array(nest, c.dtype, c.sizes)) if c.sizes else None for c in inits]
         with nest.loop(self.n, "t") as loop:
             carries = [self._carry(loop, c, s, p) for c, s, p in zip(inits, spares, body.carries, strict=True)]
@@ -59,20 +74,34 @@ class _Lowering:
             )
             params.update(zip(body.invariants, invariants, strict=True))
             inner = Block(nest, self.spec.body, params)
-            self._step(inner, loop, carries, outputs)
+            growing = [self._growing(loop, d, r) for d, r in zip(types, rows, strict=True)] if not outputs else []
+            columns = outputs or [
+                self._region(c.pointer, (self.n, *r), c.dtype) for c, r in zip(growing, rows, strict=True)
+            ]
+            self._step(inner, loop, carries, columns)
+        if growing:
+            trips = self._trips(loop)
+            outputs = [self._region(c.result, (trips, *r), c.dtype) for c, r in zip(growing, rows, strict=True)]
         finals = [self._final(c, x) for c, x in zip(carries, inits, strict=True)]
-        return [*finals, *outputs, scalar(loop.trips if loop.trips is not None else self.n)]
+        return [*finals, *outputs, scalar(self._trips(loop))]
+
+    def _trips(self, loop: For) -> Expr:
+        return self.n if loop.trips is None else loop.trips
+
+    def _growing(self, loop: For, dtype: str, row: tuple[Expr, ...]) -> Column:
+        first = self.nest.op("minimum", self.n, self.nest.const(_FIRST_ROWS))
+        return self.nest.column(loop, first, count(self.nest, row), dtype)
 
     def _settled(self, node: Node) -> Array:
         """A value that the body may read any number of times."""
         value = self.block.array(node)
         return self.block.rows_in_order(node) if value.sizes else value
 
-    def _column(self, j: int) -> Array:
+    def _row_sizes(self, j: int) -> tuple[Expr, ...]:
         result = item(self.node, self.spec.n_carries + j)
         if any(isinstance(s, Node) and s.op is SIZE and s.inputs[0] is result for s in symbolic_sizes(result)[1:]):
             raise UnsupportedError("rows whose sizes depend on values")
-        return new_array(self.nest, result.type.dtype, [self.n, *self.block.sizes(result)[1:]])
+        return tuple([self.block.size(s) for s in symbolic_sizes(result)[1:]])
 
     def _start(self, init: Array) -> Array:
         held = new_array(self.nest, init.dtype, init.sizes)

@@ -279,7 +279,7 @@ def _loop_vjp(cotangents: list[Any], node: Node, *inputs: Node, spec: LoopSpec) 
     given, body = split(spec, inputs), body_of(spec)
     reverse = _ReversedBody(spec, body, cotangents)
     body = reverse.body
-    residuals = _residuals(reverse, body)
+    residuals = _residuals(reverse, body, given)
     forward = _recording(node, spec, body, residuals)
     steps = forward.trips_done if spec.has_until else given.trip_count
     back = steps if spec.truncate is None else minimum(steps, constant(spec.truncate, "int64"))
@@ -374,24 +374,45 @@ def _known(size: Any) -> Any:
     return size if value is None else int(value)
 
 
-def _residuals(reverse: _ReversedBody, body: Body) -> list[Node]:
+def _residuals(reverse: _ReversedBody, body: Body, given: LoopInputs) -> list[Node]:
     """The forward values to record: what the reversed body reads and what is not cheaply had otherwise.
 
     Sequences, invariants and the step number are at hand in the backward loop, and so are recorded outputs.
     """
     results = reverse.results()
-    bound = dependents(results, set(reverse.seeds))
     order = topological(results)
-    frontier = [i for n in order if n in bound for i in n.inputs if i not in bound]
-    frontier += [r for r in results if r not in bound]
     at_hand = {body.t, *body.sequences, *body.invariants, *[o for o in body.outputs if o.op is not CONSTANT]}
     at_hand |= {n for n in order if n.op is SIZE and n.inputs[0] in body.carries}
+    wanted = _wanted(results, order, at_hand, dependents(results, set(reverse.seeds)), body, given)
     saved: dict[Node, None] = {}
     for pass_cheap in (False, True):  # what must be saved anyway may make other values cheap
-        for n in [n for n in order if n in set(frontier)]:
+        for n in wanted:
             if n.op.cheap == pass_cheap and not _derivable(n, at_hand | saved.keys()):
                 saved[n] = None
     return list(saved)
+
+
+def _wanted(
+    results: list[Node], order: list[Node], at_hand: set[Node], bound: set[Node], body: Body, given: LoopInputs
+) -> list[Node]:
+    """The forward values that the reversed body reads, or what it computes them from.
+
+    A value whose sizes differ from step to step cannot be recorded: it is computed again, from its inputs.
+    """
+    work = [i for n in order if n in bound for i in n.inputs if i not in bound]
+    work += [r for r in results if r not in bound]
+    wanted: set[Node] = set()
+    seen: set[Node] = set()
+    while work:
+        n = work.pop()
+        if n in seen or n in at_hand:
+            continue
+        seen.add(n)
+        if isinstance(n.type, TupleType) or None in _outside(sizes(n), given, body):
+            work.extend(n.inputs)
+        else:
+            wanted.add(n)
+    return [n for n in order if n in wanted]
 
 
 def _derivable(node: Node, at_hand: set[Node]) -> bool:

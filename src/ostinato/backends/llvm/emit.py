@@ -26,7 +26,7 @@ from ostinato.backends.llvm.scalar import (
     memory_type,
 )
 from ostinato.backends.llvm.vectors import VectorBody, vector_widths
-from ostinato.lower.loopnest import Alloc, Const, Expr, Fail, For, Let, Load, Op, Stmt, Store, Var
+from ostinato.lower.loopnest import Alloc, Column, Const, Expr, Fail, For, Let, Load, Op, Stmt, Store, Var
 from ostinato.lower.program import Program
 from ostinato.lower.scalarize import UnsupportedError
 
@@ -204,12 +204,12 @@ class Emitter:
         count, depth = self._value(stmt.count)
         self.scopes[depth].takes_memory = True
         with self._at(depth):
-            pointer = self._taken(stmt, count)
+            pointer = self._taken(stmt.dtype, count)
         self.scopes[depth].values[stmt.var] = pointer
 
-    def _taken(self, stmt: Alloc, count: Any) -> Any:
+    def _taken(self, dtype: str, count: Any) -> Any:
         b = self.builder
-        n_bytes = b.mul(count, I64(item_size(stmt.dtype)))
+        n_bytes = b.mul(count, I64(item_size(dtype)))
         rounded = b.and_(b.add(n_bytes, I64(_ALIGN - 1)), I64(-_ALIGN))
         top = b.load(self._word(TOP), typ=I64)
         new_top = b.add(top, rounded)
@@ -259,18 +259,68 @@ class Emitter:
             VectorBody(self, stmt, width).emit()
             self.close(frame, [])
             start = reached
-        frame = self.open(start, stop, 1, inits)
+        rows = [v for c in stmt.columns for v in self._first_rows(c)]
+        frame = self.open(start, stop, 1, [*inits, *rows])
         self.define(stmt.var, frame.t)
-        for carried, phi in zip(stmt.carried, frame.phis, strict=True):
-            self.define(carried.var, phi)
+        n = len(inits)
+        names = [*[c.var for c in stmt.carried], *[c.pointer for c in stmt.columns]]
+        for var, phi in zip(names, [*frame.phis[:n], *frame.phis[n::2]], strict=True):
+            self.define(var, phi)
         self.statements(stmt.body)
         nexts = [self.value(c.next) for c in stmt.carried if c.next is not None]
         until = self.value(stmt.until) if stmt.until is not None else None
-        finals, trips = self.close(frame, nexts, until)
-        for carried, final in zip(stmt.carried, finals, strict=True):
-            self.define(carried.result, final)
+        rows = [
+            v
+            for c, p, q in zip(stmt.columns, frame.phis[n::2], frame.phis[n + 1 :: 2], strict=True)
+            for v in self._grown(c, p, q, frame)
+        ]
+        finals, trips = self.close(frame, [*nexts, *rows], until)
+        names = [*[c.result for c in stmt.carried], *[c.result for c in stmt.columns]]
+        for var, final in zip(names, [*finals[:n], *finals[n::2]], strict=True):
+            self.define(var, final)
         if stmt.trips is not None:
             self.define(stmt.trips, trips)
+
+    def _first_rows(self, column: Column) -> tuple[Any, Any]:
+        """Memory for the first rows of a column, and for how many."""
+        rows = self.value(column.first)
+        self.scopes[-1].takes_memory = True
+        return self._taken(column.dtype, self.builder.mul(rows, self.value(column.row))), rows
+
+    def _grown(self, column: Column, pointer: Any, room: Any, frame: Frame) -> tuple[Any, Any]:
+        """The memory of a column for the next iteration: twice as much, and a copy, where the room is used up.
+
+        It belongs to the scope outside, so what this iteration took is given back before.
+        """
+        b = self.builder
+        if self.scopes[-1].takes_memory:
+            b.store(frame.top, self._word(TOP))
+            self.scopes[-1].takes_memory = False
+        used = b.add(frame.t, I64(1))
+        full = b.and_(b.icmp_signed("==", used, room), b.icmp_signed("<", used, frame.stop))
+        here, grow, on = b.block, self.function.append_basic_block("grow"), self.function.append_basic_block("on")
+        b.cbranch(full, grow, on)
+        b.position_at_end(grow)
+        double = b.mul(room, I64(2))
+        larger = b.select(b.icmp_signed("<", double, frame.stop), double, frame.stop)
+        row = self.value(column.row)
+        new = self._taken(column.dtype, b.mul(larger, row))
+        n_bytes = b.mul(b.mul(room, row), I64(item_size(column.dtype)))
+        b.call(self._memcpy(), [new, pointer, n_bytes, ir.Constant(ir.IntType(1), 0)])
+        grown = b.block
+        b.branch(on)
+        b.position_at_end(on)
+        pairs = []
+        for before, after in ((pointer, new), (room, larger)):
+            phi = self._phi(before, here)
+            phi.add_incoming(after, grown)
+            pairs.append(phi)
+        return pairs[0], pairs[1]
+
+    def _memcpy(self) -> Any:
+        name = "llvm.memcpy.p0.p0.i64"
+        known = self.module.globals.get(name)
+        return known or ir.Function(self.module, ir.FunctionType(ir.VoidType(), [PTR, PTR, I64, ir.IntType(1)]), name)
 
     def open(self, start: Any, stop: Any, step: int, inits: list[Any]) -> Frame:
         """Begin a loop whose variable goes from start to stop; what is emitted next is its body."""

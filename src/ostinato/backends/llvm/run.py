@@ -8,15 +8,16 @@ runs instead and raises the error that names the step and the user's line.
 from __future__ import annotations
 
 import ctypes
+import time
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from ostinato.backends import Executable
+from ostinato.backends import Executable, Report
 from ostinato.backends.llvm.emit import BASE, CAPACITY, DONE, TOO_SMALL, TOP, WANTED, Emitter
 from ostinato.backends.llvm.jit import Compiled
-from ostinato.backends.reference import compile_graph as compile_reference
+from ostinato.backends.reference import Interpreter
 from ostinato.graph import Graph
 from ostinato.lower.program import lower_graph
 from ostinato.lower.scalarize import UnsupportedError
@@ -29,8 +30,8 @@ def compile_graph(graph: Graph) -> Executable:
     """The Graph as machine code; by the reference interpreter where it has no native form."""
     try:
         return Native(graph)
-    except UnsupportedError:
-        return compile_reference(graph)
+    except UnsupportedError as missing:
+        return Interpreter(graph, f", since it has no native form: {missing}")
 
 
 class Native:
@@ -41,9 +42,15 @@ class Native:
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
+        start = time.perf_counter()
         self.program = lower_graph(graph)
+        lowered = time.perf_counter()
         self.llvm = str(Emitter(self.program).module)
+        emitted = time.perf_counter()
         self._compiled = Compiled(self.llvm, "run")
+        seconds = {"lower": lowered - start, "emit": emitted - lowered, "generate": time.perf_counter() - emitted}
+        texts = {"nest": lambda: str(self.program), "llvm": lambda: self.llvm}
+        self.report = Report("compiled to one native function for all sizes", seconds, texts)
         self._function = _FUNCTION(self._compiled.address)
         self._reference: Executable | None = None
         self._types = [(np.dtype(r.type.dtype), r.type.ndim) for r in graph.results]
@@ -88,5 +95,5 @@ class Native:
 
     def _explain(self, arrays: Sequence[Any]) -> list[Any]:
         if self._reference is None:
-            self._reference = compile_reference(self.graph)
+            self._reference = Interpreter(self.graph)
         return self._reference(arrays)

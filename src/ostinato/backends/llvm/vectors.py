@@ -26,7 +26,7 @@ _ANY_DTYPE = {"where"}
 
 def vector_widths(loop: For) -> list[int]:
     """How many iterations at once, from the widest down; none if the loop does not qualify."""
-    if not loop.parallel or loop.carried or loop.until is not None:
+    if not loop.parallel or loop.carried or loop.columns or loop.until is not None:
         return []
     dtypes = {s.value.dtype for s in loop.body if isinstance(s, Store)}
     if len(dtypes) != 1 or not (dtype := dtypes.pop()).startswith("float") or dtype == "float16":
@@ -113,6 +113,7 @@ class _Check:
         values = [v for c in loop.carried for v in (c.init, c.next) if v is not None]
         return (
             loop.until is None
+            and not loop.columns
             and self.slopes.of(loop.stop) == 0
             and all(isinstance(s, (Let, For)) and self.statement(s) for s in loop.body)
             and all(v.dtype == self.dtype and (self.vector(v) or isinstance(v, Const)) for v in values)

@@ -1,0 +1,65 @@
+"""`Function.explain`: what was made of a computation, in plain words."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ostinato.backends import Report
+from ostinato.errors import OstinatoValueError
+from ostinato.graph import Graph, Node
+from ostinato.ops.loop import LOOP, LoopSpec
+
+if TYPE_CHECKING:
+    from ostinato.function import Function
+
+
+def explain(function: Function, report: Report | None, stage: str | None) -> str:
+    """A summary, or the text of a stage."""
+    texts = {"graph": lambda: str(function.graph), **(report.texts if report else {})}
+    if stage is not None:
+        if stage not in texts:
+            raise OstinatoValueError(f"{function} has no stage {stage!r}; there is {', '.join(texts)}")
+        return texts[stage]()
+    how = report.how if report else "run by a backend that does not say how"
+    lines = [f"{function}: {how}."]
+    if report and report.seconds:
+        total = sum(report.seconds.values())
+        parts = ", ".join(f"{name} {seconds * 1e3:.0f}" for name, seconds in report.seconds.items())
+        lines.append(f"Compiling took {total * 1e3:.0f} ms ({parts}).")
+    lines.append(_count(function.graph))
+    lines += _loops(function.graph, "")
+    lines.append(f"Text of a stage: explain({') or explain('.join(map(repr, texts))}).")
+    return "\n".join(lines)
+
+
+def _count(graph: Graph) -> str:
+    operations = sum(1 for n in graph.nodes() if n.inputs and n.op.name != "item")
+    return f"The graph has {_plural(operations, 'operation')} outside of loops."
+
+
+def _plural(n: int, what: str) -> str:
+    return f"{n} {what}" if n == 1 else f"{n} {what}s"
+
+
+def _loops(graph: Graph, indent: str) -> list[str]:
+    lines: list[str] = []
+    for node in graph.nodes():
+        if node.op is LOOP:
+            lines.append(indent + _loop(node))
+            lines += _loops(node.params[0].body, indent + "  ")
+    return lines
+
+
+def _loop(node: Node) -> str:
+    spec: LoopSpec = node.params[0]
+    steps = sum(1 for n in spec.body.nodes() if n.inputs)
+    name = f" {spec.name!r}" if spec.name else ""
+    line = (
+        f"Loop{name}: {_plural(steps, 'operation')} per step; reads {_plural(spec.n_sequences, 'sequence')}, "
+        f"carries {_plural(spec.n_carries, 'value')}, records {_plural(spec.n_outputs, 'output')}"
+    )
+    if spec.has_until:
+        line += "; stops by a condition"
+    if spec.truncate is not None:
+        line += f"; derivatives go back {_plural(spec.truncate, 'step')}"
+    return line + "."
