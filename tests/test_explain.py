@@ -61,3 +61,10 @@ def test_why_a_function_is_not_native() -> None:
 def test_a_condition_is_told() -> None:
     ys, _ = ostinato.scan(lambda k: (k + 1, ostinato.until(k > 3)), outputs_info=0, n_steps=9)
     assert "stops by a condition" in ostinato.function([], ys).explain()
+
+
+def test_products_of_matrices_share_a_routine() -> None:
+    a, b = T.dmatrices("a", "b")
+    nest = ostinato.function([a, b], [T.dot(a, b), T.dot(b, a), T.dot(a, b.T)], mode="native").explain("nest")
+    assert nest.count("routine product.float64(rows.") == 1
+    assert nest.count("call product.float64(") == 3

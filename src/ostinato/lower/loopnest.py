@@ -6,6 +6,7 @@
           | Alloc(var, count)                       memory that lives until the end of the enclosing scope
           | For(var, stop, body, carried, until)    var counts 0, 1, …; carried values pass from pass to pass
           | Fail(condition)                         give up; the reference interpreter says why
+          | Call(routine, exprs)                    a loop nest with params of its own, written once
     Carried(var, init, next, result)                like a phi: var within the loop, result after it
     Column(pointer, result, first, row, dtype)      memory of a For for one row per iteration, growing as it goes
 
@@ -18,7 +19,7 @@ where a value must be read before memory changes.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -78,6 +79,24 @@ class Fail:
     condition: Expr
 
 
+@dataclass(frozen=True, eq=False, slots=True)
+class Routine:
+    """A loop nest as a function of its params; it takes no memory and does not fail."""
+
+    name: str
+    params: tuple[Var, ...]
+    body: list[Stmt]
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Call:
+    """`writes`: the pointer to what the routine changes."""
+
+    routine: Routine
+    args: tuple[Expr, ...]
+    writes: Expr
+
+
 @dataclass(eq=False, slots=True)
 class Carried:
     """A value that passes from one iteration to the next; `next` is set when the body is complete."""
@@ -118,7 +137,7 @@ class For:
     columns: list[Column] = field(default_factory=list)
 
 
-Stmt = Let | Store | Alloc | Fail | For
+Stmt = Let | Store | Alloc | Fail | Call | For
 
 
 class Nest:
@@ -129,6 +148,7 @@ class Nest:
         self._cursor = self.body
         self._interned: dict[Any, Expr] = {}
         self._count = itertools.count()
+        self.routines: dict[str, Routine] = {}
 
     # ---- expressions ----
 
@@ -179,6 +199,18 @@ class Nest:
         var = self.var("buffer", "ptr")
         self.emit(Alloc(var, count, dtype))
         return var
+
+    def call(self, name: str, args: Mapping[str, Expr], writes: Expr, body: Callable[[dict[str, Expr]], None]) -> None:
+        """A call of the routine `name`; where there is none yet, `body` writes it in terms of its params."""
+        if name not in self.routines:
+            params = {n: self.var(n, e.dtype) for n, e in args.items()}
+            outer, self._cursor = self._cursor, []
+            try:
+                body(dict(params))
+                self.routines[name] = Routine(name, tuple(params.values()), self._cursor)
+            finally:
+                self._cursor = outer
+        self.emit(Call(self.routines[name], tuple(args.values()), writes))
 
     @contextmanager
     def loop(self, stop: Expr, name: str = "i", parallel: bool = False) -> Iterator[For]:
@@ -269,6 +301,8 @@ def _lines(stmt: Stmt, indent: str) -> Iterator[str]:
         yield f"{indent}{stmt.var.name} = alloc {stmt.dtype}[{format_expr(stmt.count)}]"
     elif isinstance(stmt, Fail):
         yield f"{indent}fail if {format_expr(stmt.condition)}"
+    elif isinstance(stmt, Call):
+        yield f"{indent}call {stmt.routine.name}({', '.join(map(format_expr, stmt.args))})"
     else:
         inits = ", ".join(f"{c.var.name} = {format_expr(c.init)}" for c in stmt.carried)
         kind = "parallel for" if stmt.parallel else "for"

@@ -26,7 +26,11 @@ class Program:
     results: Var
 
     def __str__(self) -> str:
-        return format_nest(self.nest.body)
+        texts = []
+        for r in self.nest.routines.values():
+            params = ", ".join(p.name for p in r.params)
+            texts.append(f"routine {r.name}({params}):\n{format_nest(r.body, '  ')}")
+        return "\n".join([*texts, format_nest(self.nest.body)])
 
 
 def lower_graph(graph: Graph) -> Program:

@@ -26,7 +26,22 @@ from ostinato.backends.llvm.scalar import (
     memory_type,
 )
 from ostinato.backends.llvm.vectors import VectorBody, vector_widths
-from ostinato.lower.loopnest import Alloc, Column, Const, Expr, Fail, For, Let, Load, Op, Stmt, Store, Var
+from ostinato.lower.loopnest import (
+    Alloc,
+    Call,
+    Column,
+    Const,
+    Expr,
+    Fail,
+    For,
+    Let,
+    Load,
+    Op,
+    Routine,
+    Stmt,
+    Store,
+    Var,
+)
 from ostinato.lower.program import Program
 from ostinato.lower.scalarize import UnsupportedError
 
@@ -238,8 +253,31 @@ class Emitter:
                 self.alloc(stmt)
             elif isinstance(stmt, Fail):
                 self.fail(stmt)
+            elif isinstance(stmt, Call):
+                self.call(stmt)
             else:
                 self.loop(stmt)
+
+    def call(self, stmt: Call) -> None:
+        args = [self.value(a) for a in stmt.args]
+        name = f"ostinato.{stmt.routine.name}"
+        self.builder.call(self.module.globals.get(name) or self._routine(stmt.routine, name), args)
+        self.forget(stmt.writes)
+
+    def _routine(self, routine: Routine, name: str) -> Any:
+        """Write a routine, as a function of the module's own."""
+        types = [llvm_type(p.dtype) for p in routine.params]
+        function = ir.Function(self.module, ir.FunctionType(ir.VoidType(), types), name)
+        function.linkage = "internal"
+        outer = self.function, self.builder, self.scopes
+        self.function, self.builder = function, ir.IRBuilder(function.append_basic_block("entry"))
+        self.scopes = [Scope(None, None, 0)]
+        for param, value in zip(routine.params, function.args, strict=True):
+            self.define(param, value)
+        self.statements(routine.body)
+        self.builder.ret_void()
+        self.function, self.builder, self.scopes = outer
+        return function
 
     def fail(self, stmt: Fail) -> None:
         condition, depth = self._value(stmt.condition)
@@ -335,7 +373,7 @@ class Emitter:
         t = self._phi(start, enter)
         phis = [self._phi(init, enter) for init in inits]
         self.scopes.append(Scope(before, enter, len(self.scopes)))
-        top = b.load(self._word(TOP), typ=I64)
+        top = b.load(self._word(TOP), typ=I64) if self.function.args[-1] is self.context else None
         return Frame(t, phis, start, stop, step, inits, enter, body, after, top)
 
     def close(self, frame: Frame, nexts: list[Any], until: Any = None) -> tuple[list[Any], Any]:
