@@ -35,6 +35,13 @@ def test_a_failure_names_the_operation_its_operands_and_the_line() -> None:
     assert isinstance(caught.value, ValueError)
 
 
+def test_a_product_that_does_not_fit_is_told_in_the_users_shapes() -> None:
+    W, x = T.dmatrix("W"), T.dvector("x")
+    text = r"shapes do not fit, 3 columns meet 4 rows; operands: W of shape \(2, 3\), x of shape \(4,\)"
+    with pytest.raises(ShapeError, match=text):
+        ostinato.function([W, x], T.dot(W, x))(np.ones((2, 3)), np.ones(4))
+
+
 def test_a_failure_in_a_loop_names_the_step() -> None:
     x, i = T.dvector("x"), T.lvector("i")
     ys, _ = ostinato.map(lambda k: x[k], sequences=i, name="lookup")

@@ -67,6 +67,12 @@ def _matmul_sizes(x: Node, y: Node) -> list[Any]:
     return [*lead, sizes(x)[-2], sizes(y)[-1]]
 
 
+def _matmul_numpy(x: Any, y: Any) -> Any:
+    if x.shape[-1] != y.shape[-2]:
+        raise ValueError(f"shapes do not fit, {x.shape[-1]} columns meet {y.shape[-2]} rows")
+    return np.matmul(x, y)
+
+
 def _matmul_vjp(g: Any, out: Node, x: Node, y: Node) -> tuple[Any, Any]:
     gx = make(MATMUL, (g, swapaxes(y, -1, -2)))
     gy = make(MATMUL, (swapaxes(x, -1, -2), g))
@@ -79,7 +85,7 @@ MATMUL: Op = register(
     Op(
         "matmul",
         infer=_matmul_infer,
-        numpy=np.matmul,
+        numpy=_matmul_numpy,
         vjp=_matmul_vjp,
         sizes=_matmul_sizes,
         samples=(
