@@ -27,7 +27,7 @@ from ostinato.graph import Graph, Node, leaves, substitute, topological
 from ostinato.ops.leaf import CONSTANT, INPUT, SHARED, describe, new_input
 from ostinato.rewrite.pipeline import rewrite
 from ostinato.shared import SharedVariable
-from ostinato.values import as_variable, convert, fit
+from ostinato.values import as_variable, convert, fit, is_ready
 from ostinato.verify import verify
 
 # Held while a call reads the shared variables and while it changes them, so that none sees half of an update.
@@ -79,6 +79,8 @@ class In:
 
     def convert(self, value: Any, position: int, allow_downcast: bool | None) -> np.ndarray[Any, Any]:
         """An argument as an array of the variable's type; raises OstinatoTypeError if it is none."""
+        if is_ready(value, self.variable.type):
+            return value
         what = f"input {position}{f' {self.name!r}' if self.name else ''}{at(self.variable.source)}"
         own = allow_downcast if self.allow_downcast is None else self.allow_downcast
         fix = ", or compile with allow_input_downcast=True"

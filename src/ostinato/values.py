@@ -41,9 +41,9 @@ def convert(
     OstinatoTypeError
         With what was expected, what came, and how to mend it.
     """
-    dtype = type_.dtype
-    if type(value) is np.ndarray and value.dtype == dtype and _shape_fits(value, type_):
+    if is_ready(value, type_):
         return value
+    dtype = type_.dtype
     array = as_array(value, f"{what}: expected {type_}, got")
     if not _shape_fits(array, type_):
         raise OstinatoTypeError(f"{what}: expected {type_}, got {_shown(value, array)}{_shape_hint(array, type_)}")
@@ -100,6 +100,14 @@ def _short(value: Any) -> str:
 def _shown(value: Any, array: Array) -> str:
     """A value as a message shows it: a number itself, an array by its dtype and shape."""
     return f"{value!r} of dtype {array.dtype}" if is_number(value) else str(TensorType(array.dtype.name, array.shape))
+
+
+def is_ready(value: Any, type_: TensorType) -> bool:
+    """Whether a value is an array of the type already; what every call asks first, so it is quick."""
+    if type(value) is not np.ndarray or value.dtype != type_.dtype:
+        return False
+    shape = type_.shape
+    return value.ndim == len(shape) and (not shape or _shape_fits(value, type_))
 
 
 def _shape_fits(array: Array, type_: TensorType) -> bool:

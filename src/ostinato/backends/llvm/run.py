@@ -8,8 +8,9 @@ runs instead and raises the error that names the step and the user's line.
 from __future__ import annotations
 
 import ctypes
+import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,27 @@ def compile_graph(graph: Graph) -> Executable:
         return Interpreter(graph, f", since it has no native form: {missing}")
 
 
+class _Workspace:
+    """Memory that one call works in, and the words by which it is called."""
+
+    def __init__(self, n_bytes: int, n_arguments: int, n_results: int) -> None:
+        self.memory = np.empty(n_bytes, "uint8")
+        self.address: int = self.memory.__array_interface__["data"][0]
+        self.arguments = (ctypes.c_int64 * n_arguments)()
+        self.results = (ctypes.c_int64 * n_results)()
+        self._context = (ctypes.c_int64 * 4)()
+        start = -self.address % 64
+        self._context[BASE], self._context[CAPACITY] = self.address + start, n_bytes - start
+
+    def run(self, function: Callable[..., int]) -> int:
+        self._context[TOP] = 0
+        return function(self.arguments, self.results, self._context)
+
+    def wanted(self) -> int:
+        """A size that is enough for what the last run asked for."""
+        return max(2 * self.memory.size, self._context[WANTED] + (1 << 12))
+
+
 class Native:
     """A Graph compiled for this machine.
 
@@ -55,42 +77,32 @@ class Native:
         self._reference: Executable | None = None
         self._types = [(np.dtype(r.type.dtype), r.type.ndim) for r in graph.results]
         self._n_words = sum(1 + n for _, n in self._types)
-        self._idle: list[np.ndarray[Any, Any]] = []
+        self._idle: list[_Workspace] = []
 
     def __call__(self, arrays: Sequence[Any]) -> list[Any]:
         held = [np.ascontiguousarray(a) if np.ndim(a) else np.asarray(a) for a in arrays]
-        words = [w for a in held for w in (a.ctypes.data, *a.shape)]
-        arguments = np.array(words, "int64")
-        results = np.empty(max(self._n_words, 1), "int64")
-        workspace = self._idle.pop() if self._idle else np.empty(_FIRST_WORKSPACE, "uint8")
+        words = [w for a in held for w in (a.__array_interface__["data"][0], *a.shape)]
+        workspace = self._idle.pop() if self._idle else _Workspace(_FIRST_WORKSPACE, len(words), self._n_words)
         try:
-            while True:
-                code, wanted = self._call(arguments, results, workspace)
-                if code != TOO_SMALL:
-                    break
-                workspace = np.empty(max(2 * workspace.size, wanted + (1 << 12)), "uint8")
+            workspace.arguments[:] = words
+            code = workspace.run(self._function)
+            while code == TOO_SMALL:
+                workspace = _Workspace(workspace.wanted(), len(words), self._n_words)
+                workspace.arguments[:] = words
+                code = workspace.run(self._function)
             if code == DONE:
-                return self._read(results, workspace)
+                return self._read(workspace)
         finally:
             self._idle.append(workspace)
         return self._explain(arrays)
 
-    def _call(self, arguments: Any, results: Any, workspace: Any) -> tuple[int, int]:
-        context = np.zeros(4, "int64")
-        start = -workspace.ctypes.data % 64
-        context[BASE], context[CAPACITY] = workspace.ctypes.data + start, workspace.size - start
-        context[TOP] = 0
-        code = self._function(arguments.ctypes.data, results.ctypes.data, context.ctypes.data)
-        return code, int(context[WANTED])
-
-    def _read(self, results: Any, workspace: Any) -> list[Any]:
-        word, found = 0, []
+    def _read(self, workspace: _Workspace) -> list[Any]:
+        found, words = [], iter(workspace.results)
         for dtype, ndim in self._types:
-            shape = tuple(int(s) for s in results[word + 1 : word + 1 + ndim])
-            start = int(results[word]) - workspace.ctypes.data
-            n_bytes = dtype.itemsize * int(np.prod(shape, dtype="int64"))
-            found.append(workspace[start : start + n_bytes].view(dtype).reshape(shape).copy())
-            word += 1 + ndim
+            start = next(words) - workspace.address
+            shape = tuple([next(words) for _ in range(ndim)])
+            stop = start + dtype.itemsize * math.prod(shape)
+            found.append(workspace.memory[start:stop].view(dtype).reshape(shape).copy())
         return found
 
     def _explain(self, arrays: Sequence[Any]) -> list[Any]:
