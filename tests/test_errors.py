@@ -679,7 +679,7 @@ class Cell:
     [
         (lambda v: v, "<lambda>", "(v)", "too many positional arguments"),
         (lambda v, h, w, z: v, "<lambda>", "(v, h, w, z)", "missing a required argument: 'z'"),
-        (lambda v, h, w, *, z: v, "<lambda>", "(v, h, w, *, z)", "missing a required argument: 'z'"),
+        (lambda v, h, w, *, z: v, "<lambda>", "(v, h, w, *, z)", "missing a required"),
         (Cell(), "Cell", "(v: 'Any') -> 'Any'", "too many positional arguments"),
         (functools.partial(lambda v, h, w: v, 1.0), "<lambda>", "(h, w)", "too many positional arguments"),
     ],

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from ostinato.graph import Node
 from ostinato.lower.arrays import (
     Array,
@@ -73,7 +75,7 @@ class _Lowering:
                 zip(body.carries, [self._value(c, x) for c, x in zip(carries, inits, strict=True)], strict=True)
             )
             params.update(zip(body.invariants, invariants, strict=True))
-            inner = Block(nest, self.spec.body, params)
+            inner = Block(nest, self.spec.body, params, frozenset(body.outputs))
             growing = [self._growing(loop, d, r) for d, r in zip(types, rows, strict=True)] if not outputs else []
             columns = outputs or [
                 self._region(c.pointer, (self.n, *r), c.dtype) for c, r in zip(growing, rows, strict=True)
@@ -143,7 +145,7 @@ class _Lowering:
             if isinstance(carry, Carried):
                 carry.next = value.at([])
             else:
-                self._advance(carry, rows.get(node, value), node in rows, node in self.body.carries)
+                self._advance(carry, rows.get(node, value), node in rows)
         if self.spec.has_until:
             loop.until = results[-1].at([])
             loop.trips = self.nest.var("trips", "int64")
@@ -163,10 +165,15 @@ class _Lowering:
         if a is not b and not (isinstance(a, Const) and isinstance(b, Const) and a.value == b.value):
             self.block.fail_unless(self.block.op("eq", a, b, dtype="bool"))
 
-    def _advance(self, carry: _ArrayCarry, value: Array, recorded: bool, unchanged: bool) -> None:
+    def _advance(self, carry: _ArrayCarry, value: Array, recorded: bool) -> None:
         """Make `value` the carry of the next step."""
         for own, wanted in zip(value.sizes, carry.sizes, strict=True):
             self._fail_if_different(own, wanted)
+        if recorded and value.memory is not None:  # the row stays as it is: the next step reads it there
+            n_bytes = self.nest.mul(value.memory.offset, self.nest.const(np.dtype(value.dtype).itemsize))
+            carry.now.next = self.nest.op("advance", value.memory.pointer, n_bytes, dtype="ptr")
+            carry.spare.next = carry.spare.var
+            return
         spare = self._region(carry.spare.var, carry.sizes, value.dtype)
         copy_into(self.nest, spare, value)
         carry.now.next, carry.spare.next = carry.spare.var, carry.now.var

@@ -9,7 +9,7 @@ that reads its operands many times. The rules of the op families stand in `rules
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from ostinato.errors import OstinatoError
 from ostinato.graph import Graph, Node, topological
@@ -48,12 +48,18 @@ def lowering(*names: str) -> Callable[[LoweringRule], LoweringRule]:
 
 
 class Block:
-    """One Graph being lowered: the values of its nodes so far."""
+    """One Graph being lowered: the values of its nodes so far.
 
-    def __init__(self, nest: Nest, graph: Graph, params: dict[Node, Array]) -> None:
+    `recorded` are results that the caller puts into memory of its own: they need no other.
+    """
+
+    def __init__(
+        self, nest: Nest, graph: Graph, params: dict[Node, Array], recorded: Collection[Node] = frozenset()
+    ) -> None:
         self.nest = nest
         self.values: dict[Node, Value] = dict(params)
-        self.uses: Counter[Node] = Counter(graph.results)
+        self.uses: Counter[Node] = Counter(r for r in graph.results if r not in recorded)
+        self.uses.update(dict.fromkeys(recorded, 1))
         for node in graph.nodes():
             self.uses.update(node.inputs)
 

@@ -177,6 +177,8 @@ class Emitter:
             return convert(b, args[0], expr.args[0].dtype, expr.dtype)
         if expr.name == "where":
             return b.select(*args)
+        if expr.name == "advance":
+            return b.gep(args[0], [args[1]], inbounds=True, source_etype=I8)
         if expr.name == "address":
             return b.ptrtoint(args[0], I64)
         dtype = expr.args[0].dtype
