@@ -9,12 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ostinato.graph import Graph, Node
-from ostinato.lower import loops, rules
+from ostinato.lower import loops, products, rules, writes
 from ostinato.lower.arrays import Array, Memory, contiguous_strides, in_memory, new_array, scalar, store
 from ostinato.lower.loopnest import Expr, Nest, Var, format_nest
 from ostinato.lower.scalarize import Block
 
-_RULE_FILES = (loops, rules)  # imported because that enters their rules into the table
+_RULE_FILES = (loops, products, rules, writes)  # imported because that enters their rules into the table
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Lowering rules of the op families, except the Loop: from the values of a node's inputs to its own."""
+"""Lowering rules of elementwise ops, views, reductions and small things: from the values of inputs to a node's own."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from ostinato.lower.arrays import (
     Array,
     Memory,
     contiguous_strides,
-    copy_into,
     count,
     in_memory,
     is_one,
@@ -21,7 +20,6 @@ from ostinato.lower.arrays import (
 )
 from ostinato.lower.loopnest import Const, Expr
 from ostinato.lower.scalarize import VIEWS, Block, UnsupportedError, lowering
-from ostinato.ops.op import params_of
 from ostinato.ops.sizes import same_size
 from ostinato.ops.sizes import sizes as symbolic_sizes
 
@@ -63,13 +61,13 @@ def _stretched(block: Block, x: Node, out: Node, sizes: Index) -> Any:
         elif is_one(value.sizes[axis]):
             factors.append(block.int(0))
         else:
-            factors.append(_stretch_factor(block, value.sizes[axis], sizes[lead + axis]))
+            factors.append(stretch_factor(block, value.sizes[axis], sizes[lead + axis]))
     if value.memory is None and value.sizes and lead and x.op.name not in VIEWS and not x.op.cheap:
         value = block.in_memory(x)  # it would be computed once per row of the result
     return lambda index: value.at([block.nest.mul(i, f) for i, f in zip(index[lead:], factors, strict=True)])
 
 
-def _stretch_factor(block: Block, size: Expr, target: Expr) -> Expr:
+def stretch_factor(block: Block, size: Expr, target: Expr) -> Expr:
     """0 if a size is 1 at run time (and is stretched), else 1; fails if it does not fit."""
     many = block.nest.let(block.op("neq", size, block.int(1), dtype="bool"))
     differs = block.op("neq", size, target, dtype="bool")
@@ -114,10 +112,10 @@ def _broadcast_to(block: Block, node: Node) -> Array:
 @lowering("subtensor")
 def _subtensor(block: Block, node: Node) -> Array:
     x = block.array(node.inputs[0])
-    return _part(block, x, node.params[0], [block.scalar(i) for i in node.inputs[1:]])
+    return part(block, x, node.params[0], [block.scalar(i) for i in node.inputs[1:]])
 
 
-def _part(block: Block, x: Array, pattern: Any, values: Sequence[Expr]) -> Array:
+def part(block: Block, x: Array, pattern: Any, values: Sequence[Expr]) -> Array:
     """The part of an array that a basic index takes, as a view."""
     rest = iter(values)
     starts: list[Expr] = []
@@ -125,7 +123,7 @@ def _part(block: Block, x: Array, pattern: Any, values: Sequence[Expr]) -> Array
     sizes: list[Expr] = []
     for size, entry in zip(x.sizes, pattern, strict=True):
         if entry is None:
-            starts.append(_position(block, next(rest), size))
+            starts.append(position(block, next(rest), size))
             steps.append(None)
             continue
         parts = [next(rest) if given else None for given in entry]
@@ -156,7 +154,7 @@ def _strided(block: Block, x: Array, starts: list[Expr], steps: list[Expr | None
     return Array(x.dtype, tuple(sizes), at, depth=x.depth + 1)
 
 
-def _position(block: Block, index: Expr, size: Expr) -> Expr:
+def position(block: Block, index: Expr, size: Expr) -> Expr:
     """An index counted from the front; fails outside the dimension."""
     if isinstance(index, Const):
         wrapped = index if index.value >= 0 else block.nest.add(size, index)
@@ -418,211 +416,3 @@ def _sum_to(block: Block, node: Node) -> Array:
         return _folded(block, "sum", x.dtype, [*x.sizes[:lead], *repeats], read)
 
     return _from_elements(block, x.dtype, wanted, element)
-
-
-# ---- matrix product -------------------------------------------------------------------------------
-
-
-@lowering("matmul")
-def _matmul(block: Block, node: Node) -> Array:
-    a, b = block.in_memory(node.inputs[0]), block.rows_in_order(node.inputs[1])
-    nest = block.nest
-    rows, inner, columns = a.sizes[-2], a.sizes[-1], b.sizes[-1]
-    block.fail_unless(block.op("eq", inner, b.sizes[-2], dtype="bool"))
-    lead = block.sizes(node)[:-2]
-    held = new_array(nest, node.type.dtype, [*lead, rows, columns])
-    heads = [_stacked(block, i, node, len(lead)) for i in node.inputs]
-
-    def product(head: list[Expr]) -> None:
-        left, right = ([nest.mul(i, f) for i, f in zip(head[skip:], factors, strict=True)] for skip, factors in heads)
-        _call_product(block, _matrix(block, a, left), _matrix(block, b, right), _matrix(block, held, head))
-
-    nest.for_each(list(lead), product)
-    return held
-
-
-def _stacked(block: Block, x: Node, out: Node, ndim: int) -> tuple[int, list[Expr]]:
-    """How the leading dimensions of an operand broadcast: dimensions it lacks, stretch factors."""
-    own = block.array(x).sizes[:-2]
-    target = block.sizes(out)[:-2]
-    skip = ndim - len(own)
-    factors = [
-        block.int(0) if is_one(s) else _stretch_factor(block, s, t) for s, t in zip(own, target[skip:], strict=True)
-    ]
-    return skip, factors
-
-
-def _matrix(block: Block, x: Array, head: list[Expr]) -> Array:
-    """One matrix of a stack."""
-    assert x.memory is not None
-    offset = place(block.nest, x.memory, [*head, block.int(0), block.int(0)])
-    return in_memory(block.nest, x.dtype, x.sizes[-2:], Memory(x.memory.pointer, offset, x.memory.strides[-2:]))
-
-
-def _call_product(block: Block, a: Array, b: Array, c: Array) -> None:
-    """c = a @ b by a routine that all products of the dtype and kind share: less code to generate."""
-    nest = block.nest
-    assert a.memory is not None
-    assert b.memory is not None
-    assert c.memory is not None
-    column = is_one(b.sizes[1])
-    args = {"rows": a.sizes[0], "inner": a.sizes[1], "columns": b.sizes[1]}
-    for name, x in (("a", a.memory), ("b", b.memory), ("c", c.memory)):
-        args |= {name: x.pointer, f"{name}_at": x.offset, f"{name}_row": x.strides[0]}
-    args |= {"a_column": a.memory.strides[1]}
-
-    def body(p: dict[str, Expr]) -> None:
-        one = block.int(1)
-        sizes = {"a": (p["rows"], p["inner"]), "b": (p["inner"], p["columns"]), "c": (p["rows"], p["columns"])}
-        steps = {"a": p["a_column"], "b": one, "c": one}
-        x, y, z = (
-            in_memory(nest, c.dtype, sizes[n], Memory(p[n], p[f"{n}_at"], (p[f"{n}_row"], steps[n]))) for n in "abc"
-        )
-        (_column_product if column else _product)(block, x, y, z)
-
-    nest.call(f"{'column_' if column else ''}product.{c.dtype}", args, c.memory.pointer, body)
-
-
-def _column_product(block: Block, a: Array, b: Array, c: Array) -> None:
-    """One column: a dot product per row."""
-    nest = block.nest
-    with nest.loop(a.sizes[0], parallel=True) as i:
-        with nest.loop(a.sizes[1], "k") as k:
-            total = nest.carry(k, nest.const(0, c.dtype), "dot")
-            product = block.op("mul", a.at([i.var, k.var]), b.at([k.var, block.int(0)]), dtype=c.dtype)
-            total.next = block.op("add", total.var, product, dtype=c.dtype)
-        store(nest, c, [i.var, block.int(0)], total.result)
-
-
-# So many rows of a product are computed together, so that what is read of the right matrix serves all of them.
-_ROWS = 4
-
-
-def _product(block: Block, a: Array, b: Array, c: Array) -> None:
-    """Each element is a sum along the inner dimension; a backend computes many columns at a time."""
-    nest, rows = block.nest, a.sizes[0]
-    groups = nest.let(block.op("floor_div", rows, block.int(_ROWS)))
-    done = nest.let(nest.mul(groups, block.int(_ROWS)))
-    with nest.loop(groups, parallel=True) as i:
-        first = nest.let(nest.mul(i.var, block.int(_ROWS)))
-        _some_rows(block, a, b, c, [nest.let(nest.add(first, block.int(r))) for r in range(_ROWS)])
-    with nest.loop(block.op("sub", rows, done), parallel=True) as i:
-        _some_rows(block, a, b, c, [nest.let(nest.add(done, i.var))])
-
-
-def _some_rows(block: Block, a: Array, b: Array, c: Array, rows: list[Expr]) -> None:
-    nest = block.nest
-    with nest.loop(c.sizes[1], "j", parallel=True) as j:
-        with nest.loop(a.sizes[1], "k") as k:
-            totals = [nest.carry(k, nest.const(0, c.dtype), "sum") for _ in rows]
-            factor = nest.let(b.at([k.var, j.var]))
-            for total, row in zip(totals, rows, strict=True):
-                product = block.op("mul", a.at([row, k.var]), factor, dtype=c.dtype)
-                total.next = block.op("add", total.var, product, dtype=c.dtype)
-        for total, row in zip(totals, rows, strict=True):
-            store(nest, c, [row, j.var], total.result)
-
-
-# ---- writing and gathering ------------------------------------------------------------------------
-
-
-def _copied(block: Block, x: Array) -> Array:
-    held = new_array(block.nest, x.dtype, x.sizes)
-    copy_into(block.nest, held, x)
-    return held
-
-
-def _written(block: Block, node: Node, target: Any, sizes: Sequence[Expr], add: bool) -> None:
-    """Write (or add) the second input to the elements that `target(index)` places."""
-    y = block.array(node.inputs[1])
-    lead = len(sizes) - y.ndim
-    factors = [
-        block.int(0) if is_one(s) else _stretch_factor(block, s, t) for s, t in zip(y.sizes, sizes[lead:], strict=True)
-    ]
-
-    def put(index: list[Expr]) -> None:
-        value = y.at([block.nest.mul(i, f) for i, f in zip(index[lead:], factors, strict=True)])
-        array, position = target(index)
-        if add:
-            value = block.op("add", array.at(position), value, dtype=array.dtype)
-        store(block.nest, array, position, value)
-
-    block.nest.for_each(list(sizes), put)
-
-
-@lowering("set_subtensor", "inc_subtensor")
-def _write_part(block: Block, node: Node) -> Array:
-    block.in_memory(node.inputs[1]) if node.inputs[1].type.ndim else None
-    held = _copied(block, block.array(node.inputs[0]))
-    part = _part(block, held, node.params[0], [block.scalar(i) for i in node.inputs[2:]])
-    _written(block, node, lambda index: (part, index), part.sizes, node.op.name == "inc_subtensor")
-    return held
-
-
-class _Picked:
-    """Arrays of indices into some dimensions: the sizes they give, and the place of an element in x."""
-
-    def __init__(self, block: Block, x: Array, indices: Sequence[Node], axes: tuple[int, ...]) -> None:
-        self.block, self.x, self.axes = block, x, axes
-        self.arrays = [self._checked(i, x.sizes[a]) for i, a in zip(indices, axes, strict=True)]
-        ndim = max(a.ndim for a in self.arrays)
-        self.picked = self._common_sizes(ndim)
-        kept = [s for a, s in enumerate(x.sizes) if a not in axes]
-        adjacent = axes == tuple(range(axes[0], axes[0] + len(axes)))
-        self.start = axes[0] if adjacent else 0
-        self.sizes = [*kept[: self.start], *self.picked, *kept[self.start :]]
-
-    def _checked(self, index: Node, size: Expr) -> Array:
-        """Indices in memory, counted from the front, all of them within the dimension."""
-        block = self.block
-        given = block.array(index)
-        held = new_array(block.nest, "int64", given.sizes)
-        block.nest.for_each(
-            list(given.sizes), lambda i: store(block.nest, held, i, _position(block, given.at(i), size))
-        )
-        return held
-
-    def _common_sizes(self, ndim: int) -> list[Expr]:
-        block, common = self.block, []
-        for axis in range(ndim):
-            size: Expr = block.int(1)
-            for a in self.arrays:
-                own = a.sizes[axis - (ndim - a.ndim)] if axis >= ndim - a.ndim else block.int(1)
-                one = block.op("eq", size, block.int(1), dtype="bool")
-                size = block.nest.let(block.op("where", one, own, size, dtype="int64")) if not is_one(size) else own
-            common.append(size)
-        self.factors = [
-            [
-                block.int(0) if is_one(s) else _stretch_factor(block, s, c)
-                for s, c in zip(a.sizes, common[ndim - a.ndim :], strict=True)
-            ]
-            for a in self.arrays
-        ]
-        return common
-
-    def position(self, index: Index) -> list[Expr]:
-        """The index into x of an element of the result."""
-        n, block = len(self.picked), self.block
-        middle = index[self.start : self.start + n]
-        rest = iter([*index[: self.start], *index[self.start + n :]])
-        found = {}
-        for axis, array, factors in zip(self.axes, self.arrays, self.factors, strict=True):
-            own = middle[n - array.ndim :]
-            found[axis] = array.at([block.nest.mul(i, f) for i, f in zip(own, factors, strict=True)])
-        return [found[a] if a in found else next(rest) for a in range(self.x.ndim)]
-
-
-@lowering("gather")
-def _gather(block: Block, node: Node) -> Array:
-    x = block.in_memory(node.inputs[0])
-    picked = _Picked(block, x, node.inputs[1:], node.params[0])
-    return Array(x.dtype, tuple(picked.sizes), lambda index: x.at(picked.position(index)))
-
-
-@lowering("scatter_set", "scatter_add")
-def _scatter(block: Block, node: Node) -> Array:
-    block.in_memory(node.inputs[1]) if node.inputs[1].type.ndim else None
-    held = _copied(block, block.array(node.inputs[0]))
-    picked = _Picked(block, held, node.inputs[2:], params_of(node)["axes"])
-    _written(block, node, lambda index: (held, picked.position(index)), picked.sizes, node.op.name == "scatter_add")
-    return held

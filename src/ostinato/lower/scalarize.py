@@ -2,8 +2,8 @@
 
 A `Block` lowers one Graph at the cursor of a `Nest`. Elementwise results and views stay unevaluated and
 are fused into what reads them; they are put into memory where they are read more than once, or by an op
-that reads its operands many times. The rules of the op families stand in `rules.py`, that of the Loop in
-`loops.py`; both enter themselves into `RULES`.
+that reads its operands many times. The rules of the op families stand in `rules.py`, `products.py` and
+`writes.py`, that of the Loop in `loops.py`; they enter themselves into `RULES`.
 """
 
 from __future__ import annotations

@@ -1,0 +1,109 @@
+"""Lowering of the matrix product: one routine per dtype, which all products share."""
+
+from __future__ import annotations
+
+from ostinato.graph import Node
+from ostinato.lower.arrays import Array, Memory, in_memory, is_one, new_array, place, store
+from ostinato.lower.loopnest import Expr
+from ostinato.lower.rules import stretch_factor
+from ostinato.lower.scalarize import Block, lowering
+
+
+@lowering("matmul")
+def _matmul(block: Block, node: Node) -> Array:
+    a, b = block.in_memory(node.inputs[0]), block.rows_in_order(node.inputs[1])
+    nest = block.nest
+    rows, inner, columns = a.sizes[-2], a.sizes[-1], b.sizes[-1]
+    block.fail_unless(block.op("eq", inner, b.sizes[-2], dtype="bool"))
+    lead = block.sizes(node)[:-2]
+    held = new_array(nest, node.type.dtype, [*lead, rows, columns])
+    heads = [_stacked(block, i, node, len(lead)) for i in node.inputs]
+
+    def product(head: list[Expr]) -> None:
+        left, right = ([nest.mul(i, f) for i, f in zip(head[skip:], factors, strict=True)] for skip, factors in heads)
+        _call_product(block, _matrix(block, a, left), _matrix(block, b, right), _matrix(block, held, head))
+
+    nest.for_each(list(lead), product)
+    return held
+
+
+def _stacked(block: Block, x: Node, out: Node, ndim: int) -> tuple[int, list[Expr]]:
+    """How the leading dimensions of an operand broadcast: dimensions it lacks, stretch factors."""
+    own = block.array(x).sizes[:-2]
+    target = block.sizes(out)[:-2]
+    skip = ndim - len(own)
+    factors = [
+        block.int(0) if is_one(s) else stretch_factor(block, s, t) for s, t in zip(own, target[skip:], strict=True)
+    ]
+    return skip, factors
+
+
+def _matrix(block: Block, x: Array, head: list[Expr]) -> Array:
+    """One matrix of a stack."""
+    assert x.memory is not None
+    offset = place(block.nest, x.memory, [*head, block.int(0), block.int(0)])
+    return in_memory(block.nest, x.dtype, x.sizes[-2:], Memory(x.memory.pointer, offset, x.memory.strides[-2:]))
+
+
+def _call_product(block: Block, a: Array, b: Array, c: Array) -> None:
+    """c = a @ b by a routine that all products of the dtype and kind share: less code to generate."""
+    nest = block.nest
+    assert a.memory is not None
+    assert b.memory is not None
+    assert c.memory is not None
+    column = is_one(b.sizes[1])
+    args = {"rows": a.sizes[0], "inner": a.sizes[1], "columns": b.sizes[1]}
+    for name, x in (("a", a.memory), ("b", b.memory), ("c", c.memory)):
+        args |= {name: x.pointer, f"{name}_at": x.offset, f"{name}_row": x.strides[0]}
+    args |= {"a_column": a.memory.strides[1]}
+
+    def body(p: dict[str, Expr]) -> None:
+        one = block.int(1)
+        sizes = {"a": (p["rows"], p["inner"]), "b": (p["inner"], p["columns"]), "c": (p["rows"], p["columns"])}
+        steps = {"a": p["a_column"], "b": one, "c": one}
+        x, y, z = (
+            in_memory(nest, c.dtype, sizes[n], Memory(p[n], p[f"{n}_at"], (p[f"{n}_row"], steps[n]))) for n in "abc"
+        )
+        (_column_product if column else _product)(block, x, y, z)
+
+    nest.call(f"{'column_' if column else ''}product.{c.dtype}", args, c.memory.pointer, body)
+
+
+def _column_product(block: Block, a: Array, b: Array, c: Array) -> None:
+    """One column: a dot product per row."""
+    nest = block.nest
+    with nest.loop(a.sizes[0], parallel=True) as i:
+        with nest.loop(a.sizes[1], "k") as k:
+            total = nest.carry(k, nest.const(0, c.dtype), "dot")
+            product = block.op("mul", a.at([i.var, k.var]), b.at([k.var, block.int(0)]), dtype=c.dtype)
+            total.next = block.op("add", total.var, product, dtype=c.dtype)
+        store(nest, c, [i.var, block.int(0)], total.result)
+
+
+# So many rows of a product are computed together, so that what is read of the right matrix serves all of them.
+_ROWS = 4
+
+
+def _product(block: Block, a: Array, b: Array, c: Array) -> None:
+    """Each element is a sum along the inner dimension; a backend computes many columns at a time."""
+    nest, rows = block.nest, a.sizes[0]
+    groups = nest.let(block.op("floor_div", rows, block.int(_ROWS)))
+    done = nest.let(nest.mul(groups, block.int(_ROWS)))
+    with nest.loop(groups, parallel=True) as i:
+        first = nest.let(nest.mul(i.var, block.int(_ROWS)))
+        _some_rows(block, a, b, c, [nest.let(nest.add(first, block.int(r))) for r in range(_ROWS)])
+    with nest.loop(block.op("sub", rows, done), parallel=True) as i:
+        _some_rows(block, a, b, c, [nest.let(nest.add(done, i.var))])
+
+
+def _some_rows(block: Block, a: Array, b: Array, c: Array, rows: list[Expr]) -> None:
+    nest = block.nest
+    with nest.loop(c.sizes[1], "j", parallel=True) as j:
+        with nest.loop(a.sizes[1], "k") as k:
+            totals = [nest.carry(k, nest.const(0, c.dtype), "sum") for _ in rows]
+            factor = nest.let(b.at([k.var, j.var]))
+            for total, row in zip(totals, rows, strict=True):
+                product = block.op("mul", a.at([row, k.var]), factor, dtype=c.dtype)
+                total.next = block.op("add", total.var, product, dtype=c.dtype)
+        for total, row in zip(totals, rows, strict=True):
+            store(nest, c, [row, j.var], total.result)
