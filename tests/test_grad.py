@@ -48,6 +48,16 @@ def test_with_respect_to_an_intermediate_expression() -> None:
     np.testing.assert_allclose(found[1], np.sin(v) ** 2 + 2 * np.sin(v) * np.cos(v) * v, rtol=1e-14)
 
 
+def test_with_respect_to_an_expression_and_to_what_it_is_made_of() -> None:
+    """The derivative passes through one variable on its way to another, whichever is asked for beside it."""
+    x = T.dvector("x")
+    h = T.sin(x * 2)
+    v = np.array([0.3, -1.0])
+    for cost, slope in (((h * x).sum(), np.sin(2 * v) + 2 * np.cos(2 * v) * v), ((h * h).sum(), 2 * np.sin(4 * v))):
+        np.testing.assert_allclose(value(T.grad(cost, x), {x: v}), slope, rtol=1e-13)
+        np.testing.assert_allclose(value(T.grad(cost, [h, x])[1], {x: v}), slope, rtol=1e-13)
+
+
 def test_with_respect_to_shared_variables_in_a_loop() -> None:
     W = ostinato.shared(np.array([[0.2, -0.4], [0.5, 0.1]]), "W")
     x = T.dmatrix("x")

@@ -33,23 +33,15 @@ def backward(seeds: Sequence[tuple[Node, Node]], wrt: Sequence[Node], constants:
     list of Node or None
         None where no derivative arrives: no path, or only through integers or rounding.
     """
-    roots = [n for n, _ in seeds]
-    relevant = dependents(roots, set(wrt)) if not constants else _relevant(roots, set(wrt), set(constants))
+    roots, barriers = [n for n, _ in seeds], set(constants)
+    relevant = dependents(roots, set(wrt), barriers)
     walk = _Cotangents()
     for node, g in seeds:
         walk.add(node, g)
-    for node in reversed(topological(roots, stop=set(constants))):
-        if node in relevant and node not in constants:
+    for node in reversed(topological(roots, stop=barriers)):
+        if node in relevant and node not in barriers:
             walk.visit(node, relevant)
     return [walk.of.get(w) for w in wrt]
-
-
-def _relevant(roots: Sequence[Node], wrt: set[Node], constants: set[Node]) -> set[Node]:
-    found: set[Node] = set()
-    for node in topological(roots, stop=constants):
-        if node in wrt or (node not in constants and any(i in found for i in node.inputs)):
-            found.add(node)
-    return found
 
 
 class _Cotangents:

@@ -180,11 +180,14 @@ def redirect(roots: Iterable[Node], alias: Mapping[Node, Node]) -> list[Any]:
     return [new[r] for r in roots]
 
 
-def dependents(roots: Iterable[Node], sources: Collection[Node]) -> set[Node]:
-    """The nodes below `roots` (included) that need at least one of `sources`."""
+def dependents(roots: Iterable[Node], sources: Collection[Node], barriers: Collection[Node] = ()) -> set[Node]:
+    """The nodes below `roots` (included) that are among `sources` or need one of them.
+
+    What needs a source only through one of `barriers` does not count. A source may need another source.
+    """
     found: set[Node] = set()
-    for node in topological(roots, stop=sources):
-        if node in sources or any(i in found for i in node.inputs):
+    for node in topological(roots, stop=barriers):
+        if node in sources or (node not in barriers and any(i in found for i in node.inputs)):
             found.add(node)
     return found
 
