@@ -101,6 +101,13 @@ def store(nest: Nest, target: Array, index: Sequence[Expr], value: Expr) -> None
     nest.emit_store(target.memory.pointer, place(nest, target.memory, index), value)
 
 
+def copied(nest: Nest, value: Array) -> Array:
+    """The same array in memory of its own, in C order."""
+    held = new_array(nest, value.dtype, value.sizes)
+    copy_into(nest, held, value)
+    return held
+
+
 def copy_into(nest: Nest, target: Array, source: Array) -> None:
     """Write all elements of `source`, which has the sizes of `target`."""
     nest.for_each(list(target.sizes), lambda index: store(nest, target, index, source.at(index)))

@@ -15,6 +15,7 @@ from ostinato.lower.arrays import (
     Array,
     Memory,
     contiguous_strides,
+    copied,
     copy_into,
     count,
     in_memory,
@@ -66,7 +67,7 @@ class _Lowering:
         outputs = (
             [] if self.spec.has_until else [new_array(nest, d, [self.n, *r]) for d, r in zip(types, rows, strict=True)]
         )
-        spares = [(self._start(c), new_array(nest, c.dtype, c.sizes)) if c.sizes else None for c in inits]
+        spares = [(copied(nest, c), new_array(nest, c.dtype, c.sizes)) if c.sizes else None for c in inits]
         with nest.loop(self.n, "t") as loop:
             carries = [self._carry(loop, c, s, p) for c, s, p in zip(inits, spares, body.carries, strict=True)]
             params: dict[Node, Array] = {body.t: scalar(loop.var)}
@@ -104,11 +105,6 @@ class _Lowering:
         if any(isinstance(s, Node) and s.op is SIZE and s.inputs[0] is result for s in symbolic_sizes(result)[1:]):
             raise UnsupportedError("rows whose sizes depend on values")
         return tuple([self.block.size(s) for s in symbolic_sizes(result)[1:]])
-
-    def _start(self, init: Array) -> Array:
-        held = new_array(self.nest, init.dtype, init.sizes)
-        copy_into(self.nest, held, init)
-        return held
 
     def _carry(self, loop: For, init: Array, spare: Any, param: Node) -> Carried | _ArrayCarry:
         if spare is None:

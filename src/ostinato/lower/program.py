@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from ostinato.graph import Graph, Node
 from ostinato.lower import loops, products, rules, writes
-from ostinato.lower.arrays import Array, Memory, contiguous_strides, in_memory, new_array, scalar, store
+from ostinato.lower.arrays import Array, Memory, contiguous_strides, in_memory, scalar
 from ostinato.lower.loopnest import Expr, Nest, Var, format_nest
 from ostinato.lower.scalarize import Block
 
@@ -44,10 +44,10 @@ def lower_graph(graph: Graph) -> Program:
     nest = Nest()
     arguments, results = nest.var("arguments", "ptr"), nest.var("results", "ptr")
     params = _read_params(nest, graph, arguments)
-    values = Block(nest, graph, params).lower(graph)
+    block = Block(nest, graph, params)
     word = 0
-    for value in values:
-        held = _own(nest, value)
+    for value in block.lower(graph):
+        held = block.contiguous(value)
         assert held.memory is not None
         words = [nest.op("address", held.memory.pointer, dtype="int64"), *held.sizes]
         for w in words:
@@ -76,12 +76,3 @@ def _read_params(nest: Nest, graph: Graph, arguments: Var) -> dict[Node, Array]:
         region = Memory(pointer, nest.const(0), contiguous_strides(nest, sizes))
         params[p] = in_memory(nest, p.type.dtype, sizes, region)
     return params
-
-
-def _own(nest: Nest, value: Array) -> Array:
-    """A result in memory of the workspace, in C order."""
-    if value.memory is not None and value.memory.fresh:
-        return value
-    held = new_array(nest, value.dtype, value.sizes)
-    nest.for_each(list(value.sizes), lambda index: store(nest, held, index, value.at(index)))
-    return held

@@ -296,7 +296,7 @@ def _concatenate(block: Block, node: Node) -> Array:
 # ---- reductions -----------------------------------------------------------------------------------
 
 
-def _identity_of(name: str, dtype: str) -> Any:
+def _identity_of(name: str) -> Any:
     return {"sum": 0, "prod": 1, "any": False, "all": True}.get(name)
 
 
@@ -332,7 +332,7 @@ def _from_elements(block: Block, dtype: str, sizes: Sequence[Expr], element: Any
 def _folded(block: Block, name: str, dtype: str, stops: Sequence[Expr], read: Any) -> Expr:
     """All elements that `read` gives, combined by nested loops that carry the result so far."""
     nest, combine = block.nest, _COMBINE[name]
-    first = _identity_of(name, dtype)
+    first = _identity_of(name)
     start = nest.const(first, dtype) if first is not None else read([block.int(0)] * len(stops))
 
     def fold(done: list[Expr], so_far: Expr) -> Expr:

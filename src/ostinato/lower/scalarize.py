@@ -9,11 +9,11 @@ that reads its operands many times. The rules of the op families stand in `rules
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 
 from ostinato.errors import OstinatoError
 from ostinato.graph import Graph, Node, topological
-from ostinato.lower.arrays import Array, copy_into, is_one, new_array, scalar
+from ostinato.lower.arrays import Array, copied, is_one, new_array, scalar
 from ostinato.lower.loopnest import Expr, Nest
 from ostinato.ops.leaf import CONSTANT
 from ostinato.ops.sizes import SIZE, Size
@@ -131,19 +131,12 @@ class Block:
 
     def materialised(self, value: Array) -> Array:
         """The same array in memory."""
-        if value.memory is not None:
-            return value
-        held = new_array(self.nest, value.dtype, value.sizes)
-        copy_into(self.nest, held, value)
-        return held
+        return value if value.memory is not None else copied(self.nest, value)
 
     def contiguous(self, value: Array) -> Array:
         """The same array in memory of its own, in C order."""
-        if value.memory is not None and value.memory.fresh:
-            return value
-        held = new_array(self.nest, value.dtype, value.sizes)
-        copy_into(self.nest, held, value)
-        return held
+        fresh = value.memory is not None and value.memory.fresh
+        return value if fresh else copied(self.nest, value)
 
     def rows_in_order(self, node: Node) -> Array:
         """A node's value in memory, the elements of a row beside each other; remembered."""
@@ -168,7 +161,3 @@ class Block:
 
     def fail_unless(self, condition: Expr) -> None:
         self.nest.fail_if(self.op("logical_not", condition, dtype="bool"))
-
-
-def as_array(dtype: str, sizes: Sequence[Expr], at: Callable[[Sequence[Expr]], Expr]) -> Array:
-    return Array(dtype, tuple(sizes), at)

@@ -6,17 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from ostinato.graph import Node
-from ostinato.lower.arrays import Array, copy_into, is_one, new_array, store
+from ostinato.lower.arrays import Array, copied, is_one, new_array, store
 from ostinato.lower.loopnest import Expr
 from ostinato.lower.rules import Index, part, position, stretch_factor
 from ostinato.lower.scalarize import Block, lowering
 from ostinato.ops.op import params_of
-
-
-def _copied(block: Block, x: Array) -> Array:
-    held = new_array(block.nest, x.dtype, x.sizes)
-    copy_into(block.nest, held, x)
-    return held
 
 
 def _written(block: Block, node: Node, target: Any, sizes: Sequence[Expr], add: bool) -> None:
@@ -38,9 +32,9 @@ def _written(block: Block, node: Node, target: Any, sizes: Sequence[Expr], add: 
 
 
 @lowering("set_subtensor", "inc_subtensor")
-def _writepart(block: Block, node: Node) -> Array:
+def _write_part(block: Block, node: Node) -> Array:
     block.in_memory(node.inputs[1]) if node.inputs[1].type.ndim else None
-    held = _copied(block, block.array(node.inputs[0]))
+    held = copied(block.nest, block.array(node.inputs[0]))
     target = part(block, held, node.params[0], [block.scalar(i) for i in node.inputs[2:]])
     _written(block, node, lambda index: (target, index), target.sizes, node.op.name == "inc_subtensor")
     return held
@@ -107,7 +101,7 @@ def _gather(block: Block, node: Node) -> Array:
 @lowering("scatter_set", "scatter_add")
 def _scatter(block: Block, node: Node) -> Array:
     block.in_memory(node.inputs[1]) if node.inputs[1].type.ndim else None
-    held = _copied(block, block.array(node.inputs[0]))
+    held = copied(block.nest, block.array(node.inputs[0]))
     picked = _Picked(block, held, node.inputs[2:], params_of(node)["axes"])
     _written(block, node, lambda index: (held, picked.position(index)), picked.sizes, node.op.name == "scatter_add")
     return held

@@ -79,11 +79,6 @@ def _own_sizes(node: Node) -> tuple[Size, ...]:
     return tuple(chosen)
 
 
-def size_of(x: Any, axis: int) -> Any:
-    """The size of one dimension as an int64 scalar node."""
-    return as_size_node(sizes(x)[axis])
-
-
 def as_size_node(size: Size) -> Any:
     return size if isinstance(size, Node) else constant(size, "int64")
 

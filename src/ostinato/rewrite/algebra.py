@@ -15,7 +15,7 @@ from typing import Any
 from ostinato.graph import Graph, rewrite_nodes
 from ostinato.ops.elementwise import neg
 from ostinato.rewrite.engine import rewrite_pass
-from ostinato.rewrite.pattern import Rule, RuleTable, rule
+from ostinato.rewrite.pattern import RuleTable, rule
 
 Sides = tuple[Any, Any]
 
@@ -76,11 +76,7 @@ RULES = (
 
 @lru_cache(maxsize=1)
 def table() -> RuleTable:
-    return RuleTable([_rule(r) for r in RULES])
-
-
-def _rule(make_sides: Any) -> Rule:
-    return rule(make_sides)
+    return RuleTable([rule(r) for r in RULES])
 
 
 @rewrite_pass

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from ostinato.config import config
-from ostinato.graph import Graph, Node, rewrite_nodes
+from ostinato.graph import Graph, Node, make, rewrite_nodes
 from ostinato.ops.loop import LOOP, LoopSpec
 from ostinato.verify import verify
 
@@ -48,8 +48,6 @@ def _in_bodies(graph: Graph, passes: Sequence[Pass]) -> Graph:
 
 def with_body(node: Node, body: Graph) -> Node:
     """The same loop with another body of the same params and results."""
-    from ostinato.graph import make
-
     spec: LoopSpec = node.params[0]
     if body == spec.body:
         return node

@@ -12,8 +12,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ostinato.graph import Node, rewrite_nodes
-from ostinato.ops.leaf import CONSTANT, INPUT, new_input
+import numpy as np
+
+from ostinato.graph import Node, leaves, substitute
+from ostinato.ops.leaf import CONSTANT, INPUT, constant, new_input
 from ostinato.ops.op import Op
 from ostinato.types import TensorType
 
@@ -63,28 +65,14 @@ def _same_constant(pattern: Node, node: Node) -> bool:
 
 
 def _negative_zero(value: Any) -> bool:
-    import numpy as np
-
     return bool(value.dtype.kind == "f" and np.signbit(value).any())
 
 
 def build(pattern: Node, found: dict[Node, Node], dtype: str) -> Any:
     """The expression of `pattern` with its variables replaced, constants in the given dtype."""
-    from ostinato.ops.leaf import constant
-
-    def convert(node: Node) -> Node | None:
-        return None
-
-    constants = {
-        n: constant(n.params[0].array, dtype) for n in _constants(pattern) if n.params[0].array.dtype.name != dtype
-    }
-    return rewrite_nodes([pattern], convert, {**constants, **found})[0]
-
-
-def _constants(pattern: Node) -> list[Node]:
-    from ostinato.graph import leaves
-
-    return [n for n in leaves([pattern]) if n.op is CONSTANT]
+    constants = [n for n in leaves([pattern]) if n.op is CONSTANT and n.type.dtype != dtype]
+    converted = {n: constant(n.params[0].array, dtype) for n in constants}
+    return substitute([pattern], {**converted, **found})[0]
 
 
 class RuleTable:

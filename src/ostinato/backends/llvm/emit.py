@@ -95,7 +95,7 @@ class Emitter:
         function = ir.Function(self.module, ir.FunctionType(I32, [PTR, PTR, PTR]), name)
         entry = function.append_basic_block("entry")
         self.function, self.builder = function, ir.IRBuilder(entry)
-        self.context = function.args[2]
+        self.context: Any = function.args[2]  # None while a routine is written, which takes no memory
         self.failed = self._exit_block("failed", FAILED)
         self.too_small = self._exit_block("too_small", TOO_SMALL)
         self.scopes = [Scope(None, None, 0)]
@@ -271,14 +271,14 @@ class Emitter:
         types = [llvm_type(p.dtype) for p in routine.params]
         function = ir.Function(self.module, ir.FunctionType(ir.VoidType(), types), name)
         function.linkage = "internal"
-        outer = self.function, self.builder, self.scopes
+        outer = self.function, self.builder, self.scopes, self.context
         self.function, self.builder = function, ir.IRBuilder(function.append_basic_block("entry"))
-        self.scopes = [Scope(None, None, 0)]
+        self.scopes, self.context = [Scope(None, None, 0)], None
         for param, value in zip(routine.params, function.args, strict=True):
             self.define(param, value)
         self.statements(routine.body)
         self.builder.ret_void()
-        self.function, self.builder, self.scopes = outer
+        self.function, self.builder, self.scopes, self.context = outer
         return function
 
     def fail(self, stmt: Fail) -> None:
@@ -375,7 +375,7 @@ class Emitter:
         t = self._phi(start, enter)
         phis = [self._phi(init, enter) for init in inits]
         self.scopes.append(Scope(before, enter, len(self.scopes)))
-        top = b.load(self._word(TOP), typ=I64) if self.function.args[-1] is self.context else None
+        top = b.load(self._word(TOP), typ=I64) if self.context is not None else None
         return Frame(t, phis, start, stop, step, inits, enter, body, after, top)
 
     def close(self, frame: Frame, nexts: list[Any], until: Any = None) -> tuple[list[Any], Any]:
