@@ -253,13 +253,13 @@ def test_one_compiled_function_in_many_threads() -> None:
 NEST = """\
 word.2 = arguments.0[0]
 word.3 = arguments.0[1]
-buffer.4 = alloc float64[word.3]
-for t.5 < word.3 carrying output 0[t-1].6 = 0.0:
-  row.8 = word.2[t.5]
-  add.9 = add(output 0[t-1].6, row.8)
-  buffer.4[t.5] = add.9
-  next add.9 -> output 0[t-1].7
-results.1[0] = address(buffer.4)
+buffer.9 = alloc float64[word.3]
+for t.4 < word.3 carrying output 0[t-1].5 = 0.0:
+  row.7 = word.2[t.4]
+  add.8 = add(output 0[t-1].5, row.7)
+  buffer.9[t.4] = add.8
+  next add.8 -> output 0[t-1].6
+results.1[0] = address(buffer.9)
 results.1[1] = word.3"""
 
 

@@ -21,6 +21,7 @@ class Array:
         whatever reads it.
     memory : where the elements lie, if they do.
     depth : how many operations deep the computation of an element is.
+    cost : what the computation of an element costs, in additions.
     """
 
     dtype: str
@@ -28,6 +29,7 @@ class Array:
     at: Callable[[Sequence[Expr]], Expr]
     memory: Memory | None = None
     depth: int = 0
+    cost: int = 0
 
     @property
     def ndim(self) -> int:
@@ -95,6 +97,19 @@ def new_array(nest: Nest, dtype: str, sizes: Sequence[Expr]) -> Array:
     return in_memory(nest, dtype, sizes, region)
 
 
+def filled(nest: Nest, dtype: str, sizes: Sequence[Expr], value: float) -> Array:
+    """Equal elements; takes no memory."""
+    element = nest.const(value, dtype)
+    return Array(dtype, tuple(sizes), lambda index: element)
+
+
+def placed(nest: Nest, value: Array, starts: Sequence[Expr], sizes: Sequence[Expr]) -> Array:
+    """The part of an array in memory that begins at `starts`."""
+    assert value.memory is not None
+    region = Memory(value.memory.pointer, place(nest, value.memory, starts), value.memory.strides)
+    return in_memory(nest, value.dtype, sizes, region)
+
+
 def store(nest: Nest, target: Array, index: Sequence[Expr], value: Expr) -> None:
     """Write one element of an array in memory."""
     assert target.memory is not None
@@ -104,10 +119,24 @@ def store(nest: Nest, target: Array, index: Sequence[Expr], value: Expr) -> None
 def copied(nest: Nest, value: Array) -> Array:
     """The same array in memory of its own, in C order."""
     held = new_array(nest, value.dtype, value.sizes)
-    copy_into(nest, held, value)
+    copy_all(nest, [(held, value)])
     return held
 
 
-def copy_into(nest: Nest, target: Array, source: Array) -> None:
-    """Write all elements of `source`, which has the sizes of `target`."""
-    nest.for_each(list(target.sizes), lambda index: store(nest, target, index, source.at(index)))
+def copy_all(nest: Nest, pairs: Sequence[tuple[Array, Array]]) -> None:
+    """Write each second array to the first, which has its sizes; one loop serves all pairs of equal sizes."""
+    rest = list(pairs)
+    while rest:
+        sizes = rest[0][0].sizes
+        group = [p for p in rest if _same_sizes(nest, p[0].sizes, sizes)]
+        rest = [p for p in rest if p not in group]
+
+        def put(index: list[Expr], group: list[tuple[Array, Array]] = group) -> None:
+            for target, source in group:
+                store(nest, target, index, source.at(index))
+
+        nest.for_each(list(sizes), put)
+
+
+def _same_sizes(nest: Nest, a: Sequence[Expr], b: Sequence[Expr]) -> bool:
+    return len(a) == len(b) and all(map(nest.integers.same, a, b))

@@ -24,34 +24,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from ostinato.lower.expressions import Const, Expr, Load, Op, Var
+from ostinato.lower.integers import Integers
 
-@dataclass(frozen=True, eq=False, slots=True)
-class Const:
-    value: Any
-    dtype: str
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class Var:
-    name: str
-    dtype: str
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class Op:
-    name: str
-    args: tuple[Expr, ...]
-    dtype: str
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class Load:
-    pointer: Expr
-    offset: Expr
-    dtype: str
-
-
-Expr = Const | Var | Op | Load
+__all__ = [
+    "Alloc", "Call", "Carried", "Column", "Const", "Expr", "Fail", "For", "Let", "Load", "Nest", "Op", "Routine",
+    "Stmt", "Store", "Var", "format_expr", "format_nest",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -143,11 +122,14 @@ Stmt = Let | Store | Alloc | Fail | Call | For
 class Nest:
     """A loop nest under construction: interned expressions, and statements where the cursor is."""
 
-    def __init__(self) -> None:
+    def __init__(self, optimistic: bool = False) -> None:
+        self.integers = Integers(self, optimistic)
         self.body: list[Stmt] = []
         self._cursor = self.body
         self._interned: dict[Any, Expr] = {}
         self._count = itertools.count()
+        self._serials: dict[Var, int] = {}
+        self._outside: dict[For, list[Stmt]] = {}  # what comes before a loop that is being made
         self.routines: dict[str, Routine] = {}
 
     # ---- expressions ----
@@ -157,13 +139,18 @@ class Nest:
         return self._interned.setdefault(("const", repr(value), dtype), Const(value, dtype))
 
     def var(self, name: str, dtype: str) -> Var:
-        return Var(f"{name}.{next(self._count)}", dtype)
+        serial = next(self._count)
+        var = Var(f"{name}.{serial}", dtype)
+        self._serials[var] = serial
+        return var
 
     def op(self, name: str, *args: Expr, dtype: str | None = None) -> Expr:
         """An operation; arithmetic of known integers is done at once."""
-        known = _fold(name, args)
+        known = self.integers.fold(name, args)
+        if isinstance(known, (bool, int)):
+            return self.const(known, "bool" if isinstance(known, bool) else "int64")
         if known is not None:
-            return known if not isinstance(known, int) else self.const(known)
+            return known
         key = (name, args, dtype)
         return self._interned.setdefault(key, Op(name, args, dtype or args[0].dtype))
 
@@ -185,7 +172,8 @@ class Nest:
         self.emit(Store(pointer, offset, value))
 
     def fail_if(self, condition: Expr) -> None:
-        self.emit(Fail(condition))
+        if not isinstance(condition, Const) or condition.value:
+            self.emit(Fail(condition))
 
     def let(self, value: Expr, name: str = "v") -> Expr:
         """The value, evaluated here; constants and variables need no name."""
@@ -193,6 +181,8 @@ class Nest:
             return value
         var = self.var(name, value.dtype)
         self.emit(Let(var, value))
+        if value.dtype == "int64" and isinstance(value, Op):
+            self.integers.define(var, value)
         return var
 
     def alloc(self, count: Expr, dtype: str) -> Var:
@@ -215,13 +205,31 @@ class Nest:
     @contextmanager
     def loop(self, stop: Expr, name: str = "i", parallel: bool = False) -> Iterator[For]:
         """A loop; statements emitted within the `with` block are its body."""
-        loop = For(self.var(name, "int64"), stop, [], parallel=parallel)
+        loop = For(self.integers.count(self.var(name, "int64")), stop, [], parallel=parallel)  # type: ignore[arg-type]
         outer, self._cursor = self._cursor, loop.body
+        self._outside[loop] = outer
         try:
             yield loop
         finally:
             self._cursor = outer
         self.emit(loop)
+
+    @contextmanager
+    def before(self, loop: For) -> Iterator[None]:
+        """While a loop is being made: statements emitted within the `with` block come before it."""
+        inner, self._cursor = self._cursor, self._outside[loop]
+        try:
+            yield
+        finally:
+            self._cursor = inner
+
+    def is_known_before(self, loop: For, expr: Expr) -> bool:
+        """Whether an expression, which reads no memory, can be evaluated before a loop that is being made."""
+        if isinstance(expr, Var):
+            return self._serials[expr] < self._serials[loop.var]
+        return isinstance(expr, Const) or (
+            isinstance(expr, Op) and all(self.is_known_before(loop, a) for a in expr.args)
+        )
 
     def carry(self, loop: For, init: Expr, name: str) -> Carried:
         carried = Carried(self.var(name, init.dtype), init, self.var(name, init.dtype))
@@ -247,31 +255,6 @@ class Nest:
             return None
 
         nest([])
-
-
-_ARITHMETIC: dict[str, Callable[[int, int], int]] = {
-    "add": lambda a, b: a + b,
-    "sub": lambda a, b: a - b,
-    "mul": lambda a, b: a * b,
-}
-
-
-def _fold(name: str, args: tuple[Expr, ...]) -> Any:
-    """What integer arithmetic gives where operands are known; an int, an expression, or None."""
-    if len(args) != 2 or name not in _ARITHMETIC or args[0].dtype != "int64":
-        return None
-    a, b = args
-    x = a.value if isinstance(a, Const) else None
-    y = b.value if isinstance(b, Const) else None
-    if x is not None and y is not None:
-        return _ARITHMETIC[name](int(x), int(y))
-    if name == "mul":
-        if x == 0 or y == 0:
-            return 0
-        return b if x == 1 else a if y == 1 else None
-    if y == 0:
-        return a
-    return b if x == 0 and name == "add" else None
 
 
 # ---- text -----------------------------------------------------------------------------------------

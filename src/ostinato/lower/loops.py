@@ -15,16 +15,16 @@ from ostinato.lower.arrays import (
     Array,
     Memory,
     contiguous_strides,
-    copied,
-    copy_into,
+    copy_all,
     count,
     in_memory,
     new_array,
     scalar,
     store,
 )
-from ostinato.lower.loopnest import Carried, Column, Const, Expr, For
+from ostinato.lower.loopnest import Carried, Expr, For
 from ostinato.lower.scalarize import Block, UnsupportedError, lowering
+from ostinato.lower.writes import is_zero
 from ostinato.ops.loop import LoopSpec, body_of, item, split
 from ostinato.ops.sizes import SIZE
 from ostinato.ops.sizes import sizes as symbolic_sizes
@@ -61,13 +61,9 @@ class _Lowering:
         for s in sequences:
             block.fail_unless(block.op("ge", s.sizes[0], self.n, dtype="bool"))
         invariants = [self._settled(w) for w in self.given.invariants]
-        inits = [self._settled(c) for c in self.given.carries]
-        rows = [self._row_sizes(j) for j in range(self.spec.n_outputs)]
-        types = [o.type.dtype for o in body.outputs]
-        outputs = (
-            [] if self.spec.has_until else [new_array(nest, d, [self.n, *r]) for d, r in zip(types, rows, strict=True)]
-        )
-        spares = [(copied(nest, c), new_array(nest, c.dtype, c.sizes)) if c.sizes else None for c in inits]
+        inits = [block.array(c) for c in self.given.carries]
+        spares = [tuple(new_array(nest, c.dtype, c.sizes) for _ in range(2)) if c.sizes else None for c in inits]
+        copy_all(nest, [(pair[0], c) for pair, c in zip(spares, inits, strict=True) if pair])
         with nest.loop(self.n, "t") as loop:
             carries = [self._carry(loop, c, s, p) for c, s, p in zip(inits, spares, body.carries, strict=True)]
             params: dict[Node, Array] = {body.t: scalar(loop.var)}
@@ -77,34 +73,42 @@ class _Lowering:
             )
             params.update(zip(body.invariants, invariants, strict=True))
             inner = Block(nest, self.spec.body, params, frozenset(body.outputs))
-            growing = [self._growing(loop, d, r) for d, r in zip(types, rows, strict=True)] if not outputs else []
-            columns = outputs or [
-                self._region(c.pointer, (self.n, *r), c.dtype) for c, r in zip(growing, rows, strict=True)
-            ]
-            self._step(inner, loop, carries, columns)
-        if growing:
-            trips = self._trips(loop)
-            outputs = [self._region(c.result, (trips, *r), c.dtype) for c, r in zip(growing, rows, strict=True)]
+            outputs = self._step(inner, loop, carries)
         finals = [self._final(c, x) for c, x in zip(carries, inits, strict=True)]
         return [*finals, *outputs, scalar(self._trips(loop))]
 
     def _trips(self, loop: For) -> Expr:
         return self.n if loop.trips is None else loop.trips
 
-    def _growing(self, loop: For, dtype: str, row: tuple[Expr, ...]) -> Column:
-        first = self.nest.op("minimum", self.n, self.nest.const(_FIRST_ROWS))
-        return self.nest.column(loop, first, count(self.nest, row), dtype)
-
     def _settled(self, node: Node) -> Array:
         """A value that the body may read any number of times."""
         value = self.block.array(node)
-        return self.block.rows_in_order(node) if value.sizes else value
+        return self.block.rows_in_order(node) if value.sizes and not is_zero(self.block, value) else value
 
-    def _row_sizes(self, j: int) -> tuple[Expr, ...]:
+    def _row_sizes(self, loop: For, j: int, value: Array) -> tuple[Expr, ...]:
+        """The sizes of the rows of an output, as they are known before the loop."""
+        plain = [self.nest.integers.expanded(s) for s in value.sizes]
+        if all(self.nest.is_known_before(loop, s) for s in plain):
+            return tuple(plain)
         result = item(self.node, self.spec.n_carries + j)
-        if any(isinstance(s, Node) and s.op is SIZE and s.inputs[0] is result for s in symbolic_sizes(result)[1:]):
+        wanted = symbolic_sizes(result)[1:]
+        if any(isinstance(s, Node) and s.op is SIZE and s.inputs[0] is result for s in wanted):
             raise UnsupportedError("rows whose sizes depend on values")
-        return tuple([self.block.size(s) for s in symbolic_sizes(result)[1:]])
+        with self.nest.before(loop):
+            return tuple([self.block.size(s) for s in wanted])
+
+    def _output(self, loop: For, j: int, value: Array) -> tuple[Array, Array]:
+        """Memory for the rows of an output, as it is known within the loop and after it."""
+        rows = self._row_sizes(loop, j, value)
+        if not self.spec.has_until:
+            with self.nest.before(loop):
+                held = new_array(self.nest, value.dtype, [self.n, *rows])
+            return held, held
+        with self.nest.before(loop):
+            first = self.nest.op("minimum", self.n, self.nest.const(_FIRST_ROWS))
+        column = self.nest.column(loop, first, count(self.nest, rows), value.dtype)
+        within = self._region(column.pointer, (self.n, *rows), value.dtype)
+        return within, self._region(column.result, (self._trips(loop), *rows), value.dtype)
 
     def _carry(self, loop: For, init: Array, spare: Any, param: Node) -> Carried | _ArrayCarry:
         if spare is None:
@@ -130,48 +134,51 @@ class _Lowering:
         region = Memory(pointer, self.nest.const(0), contiguous_strides(self.nest, sizes))
         return in_memory(self.nest, dtype, sizes, region)
 
-    def _step(self, inner: Block, loop: For, carries: list[Any], outputs: list[Array]) -> None:
+    def _step(self, inner: Block, loop: For, carries: list[Any]) -> list[Array]:
+        """Lower the body; the outputs as they are after the loop."""
         c = self.spec.n_carries
         results = inner.lower(self.spec.body)
         nodes = self.spec.body.results
+        if self.spec.has_until:
+            loop.until = results[-1].at([])
+            loop.trips = self.nest.var("trips", "int64")
         rows: dict[Node, Array] = {}
-        for column, value, node in zip(outputs, results[c:], nodes[c:], strict=False):
-            rows[node] = self._record(column, value, loop.var)
+        outputs = []
+        copies: list[tuple[Array, Array]] = []
+        for j, (value, node) in enumerate(zip(results[c : c + self.spec.n_outputs], nodes[c:], strict=False)):
+            column, after = self._output(loop, j, value)
+            outputs.append(after)
+            rows[node] = self._record(column, value, loop.var, copies)
         for carry, value, node in zip(carries, results[:c], nodes[:c], strict=True):
             if isinstance(carry, Carried):
                 carry.next = value.at([])
             else:
-                self._advance(carry, rows.get(node, value), node in rows)
-        if self.spec.has_until:
-            loop.until = results[-1].at([])
-            loop.trips = self.nest.var("trips", "int64")
+                self._advance(carry, rows.get(node, value), node in rows, copies)
+        copy_all(self.nest, copies)
+        return outputs
 
-    def _record(self, column: Array, value: Array, t: Expr) -> Array:
-        """Write a row of an output; the row itself."""
+    def _record(self, column: Array, value: Array, t: Expr, copies: list[tuple[Array, Array]]) -> Array:
+        """Write a row of an output, arrays among the copies to be made; the row itself."""
         for own, wanted in zip(value.sizes, column.sizes[1:], strict=True):
-            self._fail_if_different(own, wanted)
+            self.block.require_equal(own, wanted)
         if not value.sizes:
             store(self.nest, column, [t], value.at([]))
             return value
         row = self._row(column, t)
-        copy_into(self.nest, row, value)
+        copies.append((row, value))
         return row
 
-    def _fail_if_different(self, a: Expr, b: Expr) -> None:
-        if a is not b and not (isinstance(a, Const) and isinstance(b, Const) and a.value == b.value):
-            self.block.fail_unless(self.block.op("eq", a, b, dtype="bool"))
-
-    def _advance(self, carry: _ArrayCarry, value: Array, recorded: bool) -> None:
+    def _advance(self, carry: _ArrayCarry, value: Array, recorded: bool, copies: list[tuple[Array, Array]]) -> None:
         """Make `value` the carry of the next step."""
         for own, wanted in zip(value.sizes, carry.sizes, strict=True):
-            self._fail_if_different(own, wanted)
+            self.block.require_equal(own, wanted)
         if recorded and value.memory is not None:  # the row stays as it is: the next step reads it there
             n_bytes = self.nest.mul(value.memory.offset, self.nest.const(np.dtype(value.dtype).itemsize))
             carry.now.next = self.nest.op("advance", value.memory.pointer, n_bytes, dtype="ptr")
             carry.spare.next = carry.spare.var
             return
         spare = self._region(carry.spare.var, carry.sizes, value.dtype)
-        copy_into(self.nest, spare, value)
+        copies.append((spare, value))
         carry.now.next, carry.spare.next = carry.spare.var, carry.now.var
 
     def _final(self, carry: Carried | _ArrayCarry, init: Array) -> Array:

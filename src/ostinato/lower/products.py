@@ -5,7 +5,7 @@ from __future__ import annotations
 from ostinato.graph import Node
 from ostinato.lower.arrays import Array, Memory, in_memory, is_one, new_array, place, store
 from ostinato.lower.loopnest import Expr
-from ostinato.lower.rules import stretch_factor
+from ostinato.lower.rules import joined, stretch_factor
 from ostinato.lower.scalarize import Block, lowering
 
 
@@ -14,10 +14,10 @@ def _matmul(block: Block, node: Node) -> Array:
     a, b = block.in_memory(node.inputs[0]), block.rows_in_order(node.inputs[1])
     nest = block.nest
     rows, inner, columns = a.sizes[-2], a.sizes[-1], b.sizes[-1]
-    block.fail_unless(block.op("eq", inner, b.sizes[-2], dtype="bool"))
-    lead = block.sizes(node)[:-2]
+    block.require_equal(inner, b.sizes[-2])
+    lead = joined(block, node, drop=2)
     held = new_array(nest, node.type.dtype, [*lead, rows, columns])
-    heads = [_stacked(block, i, node, len(lead)) for i in node.inputs]
+    heads = [_stacked(block, i, lead) for i in node.inputs]
 
     def product(head: list[Expr]) -> None:
         left, right = ([nest.mul(i, f) for i, f in zip(head[skip:], factors, strict=True)] for skip, factors in heads)
@@ -27,15 +27,11 @@ def _matmul(block: Block, node: Node) -> Array:
     return held
 
 
-def _stacked(block: Block, x: Node, out: Node, ndim: int) -> tuple[int, list[Expr]]:
+def _stacked(block: Block, x: Node, lead: tuple[Expr, ...]) -> tuple[int, list[Expr]]:
     """How the leading dimensions of an operand broadcast: dimensions it lacks, stretch factors."""
     own = block.array(x).sizes[:-2]
-    target = block.sizes(out)[:-2]
-    skip = ndim - len(own)
-    factors = [
-        block.int(0) if is_one(s) else stretch_factor(block, s, t) for s, t in zip(own, target[skip:], strict=True)
-    ]
-    return skip, factors
+    skip = len(lead) - len(own)
+    return skip, [stretch_factor(block, s, t) for s, t in zip(own, lead[skip:], strict=True)]
 
 
 def _matrix(block: Block, x: Array, head: list[Expr]) -> Array:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from ostinato.graph import Graph, Node
 from ostinato.lower import loops, products, rules, writes
-from ostinato.lower.arrays import Array, Memory, contiguous_strides, in_memory, scalar
+from ostinato.lower.arrays import Array, Memory, contiguous_strides, copy_all, in_memory, new_array, scalar
 from ostinato.lower.loopnest import Expr, Nest, Var, format_nest
 from ostinato.lower.scalarize import Block
 
@@ -33,27 +33,44 @@ class Program:
         return "\n".join([*texts, format_nest(self.nest.body)])
 
 
-def lower_graph(graph: Graph) -> Program:
+def lower_graph(graph: Graph, optimistic: bool = True) -> Program:
     """The loop nest of a Graph.
+
+    Parameters
+    ----------
+    optimistic : bool
+        Assume that sizes which meet are equal and bounds of slices in order; see `integers`.
 
     Raises
     ------
     UnsupportedError
         If an op has no rule.
     """
-    nest = Nest()
+    nest = Nest(optimistic)
     arguments, results = nest.var("arguments", "ptr"), nest.var("results", "ptr")
     params = _read_params(nest, graph, arguments)
     block = Block(nest, graph, params)
     word = 0
-    for value in block.lower(graph):
-        held = block.contiguous(value)
+    for held in _held(nest, block.lower(graph)):
         assert held.memory is not None
         words = [nest.op("address", held.memory.pointer, dtype="int64"), *held.sizes]
         for w in words:
             nest.emit_store(results, nest.const(word), w)
             word += 1
     return Program(nest, arguments, results)
+
+
+def _held(nest: Nest, values: list[Array]) -> list[Array]:
+    """Results in memory that is theirs."""
+    held, copies = [], []
+    for value in values:
+        if value.memory is None or not value.memory.fresh:
+            copies.append((new_array(nest, value.dtype, value.sizes), value))
+            held.append(copies[-1][0])
+        else:
+            held.append(value)
+    copy_all(nest, copies)
+    return held
 
 
 def _read_params(nest: Nest, graph: Graph, arguments: Var) -> dict[Node, Array]:
@@ -68,7 +85,7 @@ def _read_params(nest: Nest, graph: Graph, arguments: Var) -> dict[Node, Array]:
 
     for p in graph.params:
         pointer = next_word("ptr")
-        given = [next_word("int64") for _ in range(p.type.ndim)]
+        given = [nest.integers.count(next_word("int64")) for _ in range(p.type.ndim)]
         sizes = [g if s is None else nest.const(s) for g, s in zip(given, p.type.shape, strict=True)]
         if not sizes:
             params[p] = scalar(nest.let(nest.load(pointer, nest.const(0), p.type.dtype), p.name or "param"))

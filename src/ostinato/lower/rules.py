@@ -19,7 +19,8 @@ from ostinato.lower.arrays import (
     store,
 )
 from ostinato.lower.loopnest import Const, Expr
-from ostinato.lower.scalarize import VIEWS, Block, UnsupportedError, lowering
+from ostinato.lower.scalarize import CHEAP, Block, UnsupportedError, lowering
+from ostinato.ops.leaf import static_int
 from ostinato.ops.sizes import same_size
 from ostinato.ops.sizes import sizes as symbolic_sizes
 
@@ -35,40 +36,98 @@ ELEMENTWISE = """
     sinh cosh tanh arcsinh arccosh arctanh sigmoid logaddexp erf erfc floor ceil round trunc
 """.split()  # noqa: SIM905 (a table reads better)
 
+# What they cost, in additions, where that is more than one.
+_COSTS = dict.fromkeys("true_div floor_div mod sqrt".split(), 8) | dict.fromkeys(  # noqa: SIM905
+    """pow exp exp2 expm1 log log2 log10 log1p sin cos tan arcsin arccos arctan arctan2
+    sinh cosh tanh arcsinh arccosh arctanh sigmoid logaddexp erf erfc""".split(),  # noqa: SIM905
+    20,
+)
+
 
 @lowering(*ELEMENTWISE)
-def _elementwise(block: Block, node: Node) -> Array:
-    sizes = block.sizes(node)
-    readers = [_stretched(block, i, node, sizes) for i in node.inputs]
+def elementwise(block: Block, node: Node) -> Array:
+    """An expression of the operands' elements, not computed yet."""
+    if node.op.name == "where" and _is_broadcast_size(node):
+        _, b, a = map(block.scalar, node.inputs)
+        if block.nest.integers.optimistic and not (is_one(a) or is_one(b)):
+            block.nest.integers.assume_equal(a, b)
+            return scalar(block.nest.integers.representative(a))
+    sizes = joined(block, node)
+    operands = [_Operand(block, i, node, sizes) for i in node.inputs]
     dtype = node.type.dtype
 
     def at(index: Index) -> Expr:
-        return block.op(node.op.name, *[read(index) for read in readers], dtype=dtype)
+        return block.op(node.op.name, *[o.read(index) for o in operands], dtype=dtype)
 
-    depth = 1 + max((block.array(i).depth for i in node.inputs), default=0)
-    return Array(dtype, sizes, at, depth=depth)
+    block.fuses(node, [i for i, o in zip(node.inputs, operands, strict=True) if o.aligned])
+    depth = 1 + max((o.value.depth for o in operands), default=0)
+    cost = _COSTS.get(node.op.name, 1) + sum(o.value.cost for o in operands)
+    return Array(dtype, sizes, at, depth=depth, cost=cost)
 
 
-def _stretched(block: Block, x: Node, out: Node, sizes: Index) -> Any:
-    """How an operand is read at an index of the result, to which it broadcasts."""
-    value = block.array(x)
-    own, target = symbolic_sizes(x), symbolic_sizes(out)
-    lead = len(target) - len(own)
-    factors: list[Expr] = []
-    for axis, size in enumerate(own):
-        if same_size(size, target[lead + axis]):
-            factors.append(block.int(1))
-        elif is_one(value.sizes[axis]):
-            factors.append(block.int(0))
-        else:
-            factors.append(stretch_factor(block, value.sizes[axis], sizes[lead + axis]))
-    if value.memory is None and value.sizes and lead and x.op.name not in VIEWS and not x.op.cheap:
-        value = block.in_memory(x)  # it would be computed once per row of the result
-    return lambda index: value.at([block.nest.mul(i, f) for i, f in zip(index[lead:], factors, strict=True)])
+def _is_broadcast_size(node: Node) -> bool:
+    """Whether a node is `where(eq(a, 1), b, a)`: the size of a dimension of two arrays that broadcast."""
+    condition, _, a = node.inputs
+    one = condition.inputs[1] if condition.op.name == "eq" else None
+    is_size = node.type.ndim == 0 and node.type.dtype == "int64"
+    return is_size and one is not None and condition.inputs[0] is a and static_int(one) == 1
+
+
+def joined(block: Block, node: Node, drop: int = 0) -> tuple[Expr, ...]:
+    """The sizes to which the inputs of a node broadcast, without the last `drop` dimensions of each."""
+    ndim = node.type.ndim - drop
+    if not block.nest.integers.optimistic:
+        return block.sizes(node)[:ndim]
+    values = [block.unsettled(i).sizes for i in node.inputs]
+    values = [v[: len(v) - drop] for v in values]
+    return tuple([_joined(block, [v[axis] for v in values if axis >= -len(v)]) for axis in range(-ndim, 0)])
+
+
+def _joined(block: Block, sizes: list[Expr]) -> Expr:
+    """The one size of a dimension that several arrays share; of those that are not known to be 1."""
+    several = [s for s in sizes if not is_one(s)] or sizes
+    for other in several[1:]:
+        block.nest.integers.assume_equal(several[0], other)
+    return block.nest.integers.representative(several[0])
+
+
+class _Operand:
+    """An input of an elementwise node.
+
+    Attributes
+    ----------
+    value : Array
+    aligned : whether every index of the result reads the same index of the operand.
+    """
+
+    def __init__(self, block: Block, x: Node, out: Node, sizes: Index) -> None:
+        value = block.unsettled(x)
+        own, target = symbolic_sizes(x), symbolic_sizes(out)
+        self._lead = lead = len(target) - len(own)
+        factors: list[Expr] = []
+        for axis, size in enumerate(own):
+            known = same_size(size, target[lead + axis])
+            factors.append(block.int(1) if known else stretch_factor(block, value.sizes[axis], sizes[lead + axis]))
+        self.aligned = not lead and all(map(is_one, factors))
+        if not self.aligned:
+            value = block.array(x)
+            if value.cost > CHEAP:
+                value = block.in_memory(x)  # it would be computed once per element of the result
+        self.value, self._factors, self._nest = value, factors, block.nest
+
+    def read(self, index: Index) -> Expr:
+        """The operand's element for an index of the result."""
+        return self.value.at([self._nest.mul(i, f) for i, f in zip(index[self._lead :], self._factors, strict=True)])
 
 
 def stretch_factor(block: Block, size: Expr, target: Expr) -> Expr:
     """0 if a size is 1 at run time (and is stretched), else 1; fails if it does not fit."""
+    integers = block.nest.integers
+    if is_one(size) or integers.same(size, target):
+        return block.int(0 if is_one(size) else 1)
+    if integers.optimistic:
+        integers.assume_equal(size, target)
+        return block.int(1)
     many = block.nest.let(block.op("neq", size, block.int(1), dtype="bool"))
     differs = block.op("neq", size, target, dtype="bool")
     block.nest.fail_if(block.op("and", many, differs, dtype="bool"))
@@ -79,8 +138,10 @@ def stretch_factor(block: Block, size: Expr, target: Expr) -> Expr:
 
 
 @lowering("disconnected_grad", "zero_grad")
-def _identity(block: Block, node: Node) -> Array:
-    return block.array(node.inputs[0])
+def same_elements(block: Block, node: Node) -> Array:
+    """The value of the first input."""
+    block.fuses(node, node.inputs[:1])
+    return block.unsettled(node.inputs[0])
 
 
 @lowering("dimshuffle")
@@ -90,7 +151,7 @@ def _dimshuffle(block: Block, node: Node) -> Array:
     sizes = [one if o == "x" else x.sizes[o] for o in order]
     for axis in range(x.ndim):
         if axis not in order and not is_one(x.sizes[axis]):
-            block.fail_unless(block.op("eq", x.sizes[axis], one, dtype="bool"))
+            block.require_equal(x.sizes[axis], one)
     if x.memory is not None:
         strides = tuple(zero if o == "x" else x.memory.strides[o] for o in order)
         return in_memory(block.nest, x.dtype, sizes, Memory(x.memory.pointer, x.memory.offset, strides))
@@ -98,15 +159,15 @@ def _dimshuffle(block: Block, node: Node) -> Array:
     def at(index: Index) -> Expr:
         return x.at([index[order.index(a)] if a in order else zero for a in range(x.ndim)])
 
-    return Array(x.dtype, tuple(sizes), at, depth=x.depth + 1)
+    return Array(x.dtype, tuple(sizes), at, depth=x.depth + 1, cost=x.cost)
 
 
 @lowering("broadcast_to")
 def _broadcast_to(block: Block, node: Node) -> Array:
     x = block.array(node.inputs[0])
     sizes = block.sizes(node)
-    read = _stretched(block, node.inputs[0], node, sizes)
-    return Array(x.dtype, sizes, read, depth=x.depth + 1)
+    operand = _Operand(block, node.inputs[0], node, sizes)
+    return Array(x.dtype, sizes, operand.read, depth=x.depth + 1, cost=operand.value.cost)
 
 
 @lowering("subtensor")
@@ -151,13 +212,15 @@ def _strided(block: Block, x: Array, starts: list[Expr], steps: list[Expr | None
             ]
         )
 
-    return Array(x.dtype, tuple(sizes), at, depth=x.depth + 1)
+    return Array(x.dtype, tuple(sizes), at, depth=x.depth + 1, cost=x.cost)
 
 
 def position(block: Block, index: Expr, size: Expr) -> Expr:
     """An index counted from the front; fails outside the dimension."""
     if isinstance(index, Const):
         wrapped = index if index.value >= 0 else block.nest.add(size, index)
+    elif block.nest.integers.is_count(index):
+        wrapped = index
     else:
         negative = block.op("lt", index, block.int(0), dtype="bool")
         wrapped = block.op("where", negative, block.nest.add(index, size), index, dtype="int64")
@@ -173,6 +236,8 @@ def _slice(block: Block, parts: list[Expr | None], size: Expr) -> tuple[Expr, Ex
     step = parts[2] or block.int(1)
     if not isinstance(step, Const):
         raise UnsupportedError("a slice whose step is not known")
+    if step.value == 1 and block.nest.integers.optimistic:
+        return _forward_slice(block, parts, size)
     up = step.value > 0
     low, high = (block.int(0), size) if up else (block.int(-1), block.op("sub", size, block.int(1)))
     start = (low if up else high) if parts[0] is None else _bound(block, parts[0], size, low, high)
@@ -184,7 +249,32 @@ def _slice(block: Block, parts: list[Expr | None], size: Expr) -> tuple[Expr, Ex
         distance = block.nest.add(steps, block.int(1))
     if parts[0] is not None or parts[1] is not None:
         distance = block.op("maximum", distance, block.int(0))
-    return block.nest.let(start, "start"), step, block.nest.let(distance, "length")
+    distance = block.nest.integers.count(block.nest.let(distance, "length"))
+    return block.nest.let(start, "start"), step, distance
+
+
+def _forward_slice(block: Block, parts: list[Expr | None], size: Expr) -> tuple[Expr, Expr, Expr]:
+    nest, integers = block.nest, block.nest.integers
+    start, stop = forward_bounds(block, parts[0], parts[1], size)
+    length = integers.count(nest.let(block.op("sub", stop, start), "length"))
+    return integers.count(nest.let(start, "start")), block.int(1), length
+
+
+def forward_bounds(block: Block, start: Expr | None, stop: Expr | None, size: Expr) -> tuple[Expr, Expr]:
+    """Start and stop of a slice with step 1, assumed to be in order and within the dimension."""
+    first = block.int(0) if start is None else _from_front(block, start, size)
+    last = size if stop is None else _from_front(block, stop, size)
+    block.nest.integers.assume(block.op("le", first, last, dtype="bool"))
+    block.nest.integers.assume(block.op("le", last, size, dtype="bool"))
+    return first, last
+
+
+def _from_front(block: Block, bound: Expr, size: Expr) -> Expr:
+    """A bound of a slice counted from the front: constants may be below zero, others are assumed not to be."""
+    if isinstance(bound, Const) and bound.value < 0:
+        bound = block.nest.add(size, bound)
+    block.nest.integers.assume(block.op("ge", bound, block.int(0), dtype="bool"))
+    return bound
 
 
 def _bound(block: Block, bound: Expr, size: Expr, low: Expr, high: Expr) -> Expr:
@@ -200,7 +290,7 @@ def _reshape(block: Block, node: Node) -> Array:
     nest = block.nest
     for s in sizes:
         block.fail_unless(block.op("ge", s, block.int(0), dtype="bool"))
-    block.fail_unless(block.op("eq", count(nest, sizes), count(nest, x.sizes), dtype="bool"))
+    block.require_equal(count(nest, sizes), count(nest, x.sizes))
     held = block.contiguous(x)
     assert held.memory is not None
     region = Memory(held.memory.pointer, held.memory.offset, contiguous_strides(nest, sizes))
@@ -209,17 +299,17 @@ def _reshape(block: Block, node: Node) -> Array:
 
 @lowering("check_rows")
 def _check_rows(block: Block, node: Node) -> Array:
-    x = block.array(node.inputs[0])
+    x = same_elements(block, node)
     block.fail_unless(block.op("ge", x.sizes[0], block.int(node.params[0]), dtype="bool"))
     return x
 
 
 @lowering("specify_shape")
 def _specify_shape(block: Block, node: Node) -> Array:
-    x, sizes = block.array(node.inputs[0]), block.sizes(node)
+    x, sizes = same_elements(block, node), block.sizes(node)
     for own, wanted in zip(x.sizes, sizes, strict=True):
-        block.fail_unless(block.op("eq", own, wanted, dtype="bool"))
-    return Array(x.dtype, sizes, x.at, x.memory, x.depth)
+        block.require_equal(own, wanted)
+    return Array(x.dtype, sizes, x.at, x.memory, x.depth, x.cost)
 
 
 @lowering("item")
@@ -282,7 +372,7 @@ def _concatenate(block: Block, node: Node) -> Array:
     for p in parts:
         for a, s in enumerate(p.sizes):
             if a != axis:
-                block.fail_unless(block.op("eq", s, sizes[a], dtype="bool"))
+                block.require_equal(s, sizes[a])
 
         def put(index: list[Expr], p: Array = p, start: Expr = start) -> None:
             moved = [nest.add(i, start) if a == axis else i for a, i in enumerate(index)]
@@ -338,6 +428,8 @@ def _folded(block: Block, name: str, dtype: str, stops: Sequence[Expr], read: An
     def fold(done: list[Expr], so_far: Expr) -> Expr:
         if len(done) == len(stops):
             return block.op(combine, so_far, read(done), dtype=dtype)
+        if is_one(stops[len(done)]):
+            return fold([*done, block.int(0)], so_far)
         with nest.loop(stops[len(done)]) as loop:
             carried = nest.carry(loop, so_far, "acc")
             carried.next = fold([*done, loop.var], carried.var)
@@ -399,15 +491,24 @@ def _cumsum(block: Block, node: Node) -> Array:
 
 @lowering("sum_to")
 def _sum_to(block: Block, node: Node) -> Array:
-    x, nest = block.array(node.inputs[0]), block.nest
+    x, nest = block.unsettled(node.inputs[0]), block.nest
     wanted = [block.scalar(w) for w in node.inputs[1:]]
     lead = x.ndim - len(wanted)
     repeats: list[Expr] = []
     for size, w in zip(x.sizes[lead:], wanted, strict=True):
+        if not is_one(w) and nest.integers.optimistic:
+            nest.integers.assume_equal(size, w)
+        if nest.integers.same(size, w):
+            repeats.append(block.int(1))
+            continue
         one = block.op("eq", w, block.int(1), dtype="bool")
         repeats.append(nest.let(block.op("where", one, size, block.int(1), dtype="int64"), "repeats"))
         same = block.op("eq", w, size, dtype="bool")
         block.fail_unless(block.op("or", one, same, dtype="bool"))
+
+    if not lead and all(map(is_one, repeats)):
+        return same_elements(block, node)
+    x = block.array(node.inputs[0])
 
     def element(outer: Index) -> Expr:
         def read(index: Index) -> Expr:

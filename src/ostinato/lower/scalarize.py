@@ -1,19 +1,21 @@
 """Graph to loop nest: each op becomes scalar expressions under loops.
 
 A `Block` lowers one Graph at the cursor of a `Nest`. Elementwise results and views stay unevaluated and
-are fused into what reads them; they are put into memory where they are read more than once, or by an op
-that reads its operands many times. The rules of the op families stand in `rules.py`, `products.py` and
-`writes.py`, that of the Loop in `loops.py`; they enter themselves into `RULES`.
+are fused into what reads them. Those that cost something and are read more than once wait: readers at the
+same index share the expression, and the first reader of another kind (a view, a sum, a product) has them
+put into memory, by one loop for all of equal sizes that belong together. The rules of the op families
+stand in files of their own, that of the Loop in `loops.py`; they enter themselves into `RULES`.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
+from typing import TypeVar
 
 from ostinato.errors import OstinatoError
 from ostinato.graph import Graph, Node, topological
-from ostinato.lower.arrays import Array, copied, is_one, new_array, scalar
+from ostinato.lower.arrays import Array, copied, copy_all, is_one, new_array, scalar
 from ostinato.lower.loopnest import Expr, Nest
 from ostinato.ops.leaf import CONSTANT
 from ostinato.ops.sizes import SIZE, Size
@@ -22,6 +24,7 @@ from ostinato.types import TupleType
 
 Value = Array | list[Array]
 LoweringRule = Callable[["Block", Node], Value]
+Rule = TypeVar("Rule", bound=LoweringRule)
 
 RULES: dict[str, LoweringRule] = {}
 
@@ -31,16 +34,18 @@ VIEWS = {"dimshuffle", "subtensor", "broadcast_to", "item", "disconnected_grad",
 
 # Deeper expressions are put into memory on the way: whoever walks one does so by recursion.
 _DEEPEST = 100
+# What costs so many additions or less is computed again by every reader.
+CHEAP = 3
 
 
 class UnsupportedError(OstinatoError):
     """An op has no rule for native code (yet)."""
 
 
-def lowering(*names: str) -> Callable[[LoweringRule], LoweringRule]:
+def lowering(*names: str) -> Callable[[Rule], Rule]:
     """Enter a rule into the table."""
 
-    def enter(function: LoweringRule) -> LoweringRule:
+    def enter(function: Rule) -> Rule:
         RULES.update(dict.fromkeys(names, function))
         return function
 
@@ -60,14 +65,19 @@ class Block:
         self.values: dict[Node, Value] = dict(params)
         self.uses: Counter[Node] = Counter(r for r in graph.results if r not in recorded)
         self.uses.update(dict.fromkeys(recorded, 1))
+        self._readers: dict[Node, set[Node | None]] = {r: {None} for r in graph.results}
         for node in graph.nodes():
             self.uses.update(node.inputs)
+            for i in node.inputs:
+                self._readers.setdefault(i, set()).add(node)
+        self._waiting: dict[Node, Array] = {}
+        self._fused: dict[Node, list[Node]] = {}  # what a node that is not in memory reads at its own index
 
     def lower(self, graph: Graph) -> list[Array]:
         """The values of the results."""
         for node in graph.nodes():
             self._ensure(node)
-        return [self.array(r) for r in graph.results]
+        return [self.unsettled(r) for r in graph.results]
 
     def _ensure(self, node: Node) -> None:
         for n in topological([node], stop=self.values):
@@ -78,7 +88,7 @@ class Block:
         if node.op is CONSTANT:
             return self._constant(node)
         if node.op is SIZE:
-            return scalar(self.array(node.inputs[0]).sizes[node.params[0]])
+            return scalar(self.nest.integers.representative(self.unsettled(node.inputs[0]).sizes[node.params[0]]))
         rule = RULES.get(node.op.name)
         if rule is None:
             raise UnsupportedError(f"there is no native rule for {node.op.name}")
@@ -87,9 +97,71 @@ class Block:
             return value
         if not value.sizes:
             return scalar(self.nest.let(value.at([]), node.op.name))
-        if (self.uses[node] > 1 and node.op.name not in VIEWS) or value.depth > _DEEPEST:
+        if value.memory is not None or value.depth > _DEEPEST:
             return self.materialised(value)
+        if self.uses[node] > 1 and node.op.name not in VIEWS and value.cost > CHEAP:
+            return self._made_to_wait(node, value)
         return value
+
+    # ---- values that wait ----
+
+    def fuses(self, node: Node, inputs: Collection[Node]) -> None:
+        """Remember that elements of a node are computed from those of `inputs` at the same index."""
+        self._fused[node] = [i for i in inputs if i in self._waiting or i in self._fused]
+
+    def _made_to_wait(self, node: Node, value: Array) -> Array:
+        self._waiting[node] = value
+
+        def at(index: Sequence[Expr]) -> Expr:
+            held = self.values[node]
+            assert isinstance(held, Array)
+            return (value if held.memory is None else held).at(index)
+
+        return Array(value.dtype, value.sizes, at, cost=1)
+
+    def _settle(self, node: Node) -> None:
+        """Put a value that waits into memory."""
+        value = self._waiting[node]
+        held = new_array(self.nest, value.dtype, value.sizes)
+        self.store_together([node], [(held, value)])
+        self.values[node] = held
+        del self._waiting[node]
+
+    def store_together(self, nodes: Collection[Node], pairs: list[tuple[Array, Array]]) -> None:
+        """Write arrays, which are computed from elements of `nodes` at the same index.
+
+        With them go to memory all that wait, are computed on the way and are read elsewhere too.
+        """
+        inside: dict[Node | None, None] = {}
+        for node in nodes:
+            inside |= self._reached(node)
+        shared = [n for n in inside if n in self._waiting and n not in nodes and not self._readers[n] <= inside.keys()]
+        extra = [(new_array(self.nest, v.dtype, v.sizes), v) for v in (self._waiting[n] for n in shared)]
+        copy_all(self.nest, [*extra, *pairs])
+        for n, (held, _) in zip(shared, extra, strict=True):
+            self.values[n] = held
+            del self._waiting[n]
+
+    def only_reader(self, node: Node) -> Node | None:
+        """The one node that reads this one, and reads it once; None if there is none such."""
+        return next(iter(self._readers[node])) if self.uses[node] == 1 and node in self._readers else None
+
+    def _reached(self, node: Node) -> dict[Node | None, None]:
+        """What is computed anew when elements of a node are: inputs before what reads them."""
+        found: dict[Node | None, None] = {}
+        stack = [(node, False)]
+        while stack:
+            n, complete = stack.pop()
+            if complete:
+                found[n] = None
+            elif n not in found and self._is_unsettled(n):
+                stack.append((n, True))
+                stack.extend((i, False) for i in self._fused.get(n, ()))
+        return found
+
+    def _is_unsettled(self, node: Node) -> bool:
+        value = self.values[node]
+        return isinstance(value, Array) and value.memory is None
 
     def _constant(self, node: Node) -> Array:
         array = node.params[0].array
@@ -112,7 +184,15 @@ class Block:
     # ---- what rules ask for ----
 
     def array(self, node: Node) -> Array:
-        """The value of a node that is one array."""
+        """The value of a node that is one array, to be read at any index."""
+        self._ensure(node)
+        for n in list(self._reached(node)) if node in self._fused or node in self._waiting else ():
+            if n in self._waiting:
+                self._settle(n)
+        return self.unsettled(node)
+
+    def unsettled(self, node: Node) -> Array:
+        """The value of a node that is one array, to be read at every index once, along with others of its sizes."""
         self._ensure(node)
         value = self.values[node]
         assert isinstance(value, Array)
@@ -158,6 +238,10 @@ class Block:
 
     def int(self, value: int) -> Expr:
         return self.nest.const(value)
+
+    def require_equal(self, a: Expr, b: Expr) -> None:
+        """Fail unless two sizes are equal; they are known to be from then on."""
+        self.nest.integers.require_equal(a, b)
 
     def fail_unless(self, condition: Expr) -> None:
         self.nest.fail_if(self.op("logical_not", condition, dtype="bool"))

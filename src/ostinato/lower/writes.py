@@ -1,14 +1,19 @@
-"""Lowering of writes into parts of arrays, and of reads and writes by arrays of indices."""
+"""Lowering of writes into parts of arrays, and of reads and writes by arrays of indices.
+
+What gradients add up of zeros with something written to a part of them stays apart until the sum is
+complete, and is then put together in one place.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from ostinato.graph import Node
-from ostinato.lower.arrays import Array, copied, is_one, new_array, store
-from ostinato.lower.loopnest import Expr
-from ostinato.lower.rules import Index, part, position, stretch_factor
+from ostinato.lower.arrays import Array, copied, copy_all, filled, is_one, new_array, placed, store
+from ostinato.lower.loopnest import Const, Expr
+from ostinato.lower.rules import Index, elementwise, forward_bounds, part, position, stretch_factor
 from ostinato.lower.scalarize import Block, lowering
 from ostinato.ops.op import params_of
 
@@ -17,9 +22,7 @@ def _written(block: Block, node: Node, target: Any, sizes: Sequence[Expr], add: 
     """Write (or add) the second input to the elements that `target(index)` places."""
     y = block.array(node.inputs[1])
     lead = len(sizes) - y.ndim
-    factors = [
-        block.int(0) if is_one(s) else stretch_factor(block, s, t) for s, t in zip(y.sizes, sizes[lead:], strict=True)
-    ]
+    factors = [stretch_factor(block, s, t) for s, t in zip(y.sizes, sizes[lead:], strict=True)]
 
     def put(index: list[Expr]) -> None:
         value = y.at([block.nest.mul(i, f) for i, f in zip(index[lead:], factors, strict=True)])
@@ -33,11 +36,161 @@ def _written(block: Block, node: Node, target: Any, sizes: Sequence[Expr], add: 
 
 @lowering("set_subtensor", "inc_subtensor")
 def _write_part(block: Block, node: Node) -> Array:
-    block.in_memory(node.inputs[1]) if node.inputs[1].type.ndim else None
-    held = copied(block.nest, block.array(node.inputs[0]))
+    base, y = block.array(node.inputs[0]), node.inputs[1]
+    add = node.op.name == "inc_subtensor"
+    zero = is_zero(block, base)
+    if zero or add:
+        places = [_Place.of(block, base, node.params[0], [block.scalar(i) for i in node.inputs[2:]])]
+        if places[0] is not None and _fills(block, y, places[0]):
+            return kept_or_put(block, node, Parts.of(None if zero else base, base, [(places[0], y)]))
+    block.in_memory(y) if y.type.ndim else None
+    held = copied(block.nest, base)
     target = part(block, held, node.params[0], [block.scalar(i) for i in node.inputs[2:]])
-    _written(block, node, lambda index: (target, index), target.sizes, node.op.name == "inc_subtensor")
+    _written(block, node, lambda index: (target, index), target.sizes, add)
     return held
+
+
+# ---- arrays that are put together from parts ------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a part lies: from a start up to a stop in every dimension."""
+
+    starts: tuple[Expr, ...]
+    stops: tuple[Expr, ...]
+
+    @staticmethod
+    def of(block: Block, x: Array, pattern: Any, values: Sequence[Expr]) -> _Place | None:
+        """The place that a basic index takes, where it takes slices with step 1 only, assumed to be in order."""
+        if not block.nest.integers.optimistic or any(entry is None for entry in pattern):
+            return None
+        rest = iter(values)
+        found = []
+        for size, entry in zip(x.sizes, pattern, strict=True):
+            start, stop, step = [next(rest) if given else None for given in entry]
+            if step is not None and not is_one(step):
+                return None
+            found.append(forward_bounds(block, start, stop, size))
+        return _Place(tuple(a for a, _ in found), tuple(b for _, b in found))
+
+
+def _fills(block: Block, y: Node, place: _Place) -> bool:
+    """Whether an array is not stretched to the part that it is written to."""
+    sizes = block.unsettled(y).sizes
+    if len(sizes) != len(place.starts):
+        return False
+    lengths = [block.op("sub", b, a) for a, b in zip(place.starts, place.stops, strict=True)]
+    if any(is_one(s) and not is_one(n) for s, n in zip(sizes, lengths, strict=True)):
+        return False
+    for s, n in zip(sizes, lengths, strict=True):
+        block.nest.integers.assume_equal(s, n)
+    return True
+
+
+@dataclass(frozen=True)
+class Parts(Array):
+    """A sum of arrays, each within a part of it; not computed yet.
+
+    Attributes
+    ----------
+    base : Array or None
+        What the parts are added to; None for zeros.
+    pieces : the place of every part, and the node that is added there.
+    """
+
+    base: Array | None = None
+    pieces: tuple[tuple[_Place, Node], ...] = ()
+
+    @staticmethod
+    def of(base: Array | None, like: Array, pieces: Sequence[tuple[_Place, Node]]) -> Parts:
+        def at(index: Index) -> Expr:
+            raise AssertionError("an array of parts is read before it is put together")
+
+        return Parts(like.dtype, like.sizes, at, None, 0, 0, base, tuple(pieces))
+
+    def put(self, block: Block) -> Array:
+        """The sum, in memory."""
+        nest = block.nest
+        held = new_array(nest, self.dtype, self.sizes)
+        tiled = self.base is None and self._tile(block)
+        if not tiled:
+            copy_all(nest, [(held, self.base or filled(nest, self.dtype, self.sizes, 0))])
+        pairs = []
+        for place, y in self.pieces:
+            target, value = placed(nest, held, place.starts, block.unsettled(y).sizes), block.unsettled(y)
+            pairs.append((target, value if tiled else _sum(block, target, value)))
+        block.store_together([y for _, y in self.pieces], pairs)
+        return held
+
+    def _tile(self, block: Block) -> bool:
+        """Whether the parts follow each other along one dimension and leave nothing out."""
+        same, zero = block.nest.integers.same, block.int(0)
+        full = [
+            all(same(p.starts[a], zero) and same(p.stops[a], size) for p, _ in self.pieces)
+            for a, size in enumerate(self.sizes)
+        ]
+        if full.count(False) != 1:
+            return all(full) and len(self.pieces) == 1
+        axis, rest, reached = full.index(False), [p for p, _ in self.pieces], zero
+        while rest:
+            following = [p for p in rest if same(p.starts[axis], reached)]
+            if len(following) != 1:
+                return False
+            rest.remove(following[0])
+            reached = following[0].stops[axis]
+        return same(reached, self.sizes[axis])
+
+
+def _sum(block: Block, target: Array, value: Array) -> Array:
+    def at(index: Index) -> Expr:
+        return block.op("add", target.at(index), value.at(index), dtype=value.dtype)
+
+    return Array(value.dtype, value.sizes, at)
+
+
+def is_zero(block: Block, value: Array) -> bool:
+    """Whether an array that is not in memory is known to hold zeros."""
+    if value.memory is not None or value.cost or isinstance(value, Parts):
+        return False
+    element = value.at([block.int(0)] * value.ndim)
+    return isinstance(element, Const) and element.value == 0
+
+
+def kept_or_put(block: Block, node: Node, parts: Parts) -> Array:
+    """Parts as they are where all that is done with them is to add them to another array; else in memory."""
+    reader = block.only_reader(node)
+    adds = reader is not None and reader.op.name == "add" and reader.type.ndim == node.type.ndim
+    return parts if adds else parts.put(block)
+
+
+@lowering("add")
+def _add(block: Block, node: Node) -> Array:
+    parts = _added_parts(block, node)
+    return elementwise(block, node) if parts is None else parts
+
+
+def _added_parts(block: Block, node: Node) -> Array | None:
+    """The sum of two arrays of the same sizes of which at least one is made of parts; None if it is none such."""
+    values = [block.unsettled(i) for i in node.inputs]
+    if not any(isinstance(v, Parts) for v in values):
+        return None
+    a, b = values
+    same = len(a.sizes) == len(b.sizes) and all(map(block.nest.integers.same, a.sizes, b.sizes))
+    pieces = [p for v in values if isinstance(v, Parts) for p in v.pieces]
+    bases = [v.base if isinstance(v, Parts) else v for v in values]
+    known = [x for x in bases if x is not None]
+    if same and len(known) < 2:
+        plain = [i for i, v in zip(node.inputs, values, strict=True) if not isinstance(v, Parts)]
+        base = block.array(plain[0]) if plain else known[0] if known else None
+        return kept_or_put(block, node, Parts.of(base, a, pieces))
+    for i, v in zip(node.inputs, values, strict=True):
+        if isinstance(v, Parts):
+            block.values[i] = v.put(block)
+    return None
+
+
+# ---- arrays of indices ----------------------------------------------------------------------------
 
 
 class _Picked:
@@ -71,10 +224,7 @@ class _Picked:
                 size = block.nest.let(block.op("where", one, own, size, dtype="int64")) if not is_one(size) else own
             common.append(size)
         self.factors = [
-            [
-                block.int(0) if is_one(s) else stretch_factor(block, s, c)
-                for s, c in zip(a.sizes, common[ndim - a.ndim :], strict=True)
-            ]
+            [stretch_factor(block, s, c) for s, c in zip(a.sizes, common[ndim - a.ndim :], strict=True)]
             for a in self.arrays
         ]
         return common

@@ -386,10 +386,17 @@ def _residuals(reverse: _ReversedBody, body: Body, given: LoopInputs) -> list[No
     wanted = _wanted(results, order, at_hand, dependents(results, set(reverse.seeds)), body, given)
     saved: dict[Node, None] = {}
     for pass_cheap in (False, True):  # what must be saved anyway may make other values cheap
-        for n in wanted:
+        for n in map(_without_views, wanted):
             if n.op.cheap == pass_cheap and not _derivable(n, at_hand | saved.keys()):
                 saved[n] = None
     return list(saved)
+
+
+def _without_views(node: Node) -> Node:
+    """What a transposed array is a view of: recorded in its own order, it may be at hand already."""
+    while node.op.name == "dimshuffle":
+        node = node.inputs[0]
+    return node
 
 
 def _wanted(

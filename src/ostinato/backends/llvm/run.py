@@ -1,8 +1,9 @@
 """A compiled Graph as a callable: packs arguments, lends a workspace, reads results.
 
 If the workspace is too small the function returns and is called again with a larger one: it has no
-side effects. If it fails (an index out of range, shapes that do not fit), the reference interpreter
-runs instead and raises the error that names the step and the user's line.
+side effects. If it fails, a version compiled without assumptions about sizes runs instead; if that fails
+too (an index out of range, shapes that do not fit), the reference interpreter runs and raises the error
+that names the step and the user's line.
 """
 
 from __future__ import annotations
@@ -62,10 +63,10 @@ class Native:
     Calls from several threads at once are fine: each takes a workspace of its own.
     """
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, optimistic: bool = True) -> None:
         self.graph = graph
         start = time.perf_counter()
-        self.program = lower_graph(graph)
+        self.program = lower_graph(graph, optimistic)
         lowered = time.perf_counter()
         self.llvm = str(Emitter(self.program).module)
         emitted = time.perf_counter()
@@ -74,7 +75,7 @@ class Native:
         texts = {"nest": lambda: str(self.program), "llvm": lambda: self.llvm}
         self.report = Report("compiled to one native function for all sizes", seconds, texts)
         self._function = _FUNCTION(self._compiled.address)
-        self._reference: Executable | None = None
+        self._otherwise: Executable | None = None
         self._types = [(np.dtype(r.type.dtype), r.type.ndim) for r in graph.results]
         self._n_words = sum(1 + n for _, n in self._types)
         self._idle: list[_Workspace] = []
@@ -94,7 +95,7 @@ class Native:
                 return self._read(workspace)
         finally:
             self._idle.append(workspace)
-        return self._explain(arrays)
+        return self._without_assumptions(arrays)
 
     def _read(self, workspace: _Workspace) -> list[Any]:
         found, words = [], iter(workspace.results)
@@ -105,7 +106,9 @@ class Native:
             found.append(workspace.memory[start:stop].view(dtype).reshape(shape).copy())
         return found
 
-    def _explain(self, arrays: Sequence[Any]) -> list[Any]:
-        if self._reference is None:
-            self._reference = Interpreter(self.graph)
-        return self._reference(arrays)
+    def _without_assumptions(self, arrays: Sequence[Any]) -> list[Any]:
+        """What was assumed does not hold, or the call is at fault: what assumes less runs it instead."""
+        if self._otherwise is None:
+            assumed = self.program.nest.integers.assumptions
+            self._otherwise = Native(self.graph, optimistic=False) if assumed else Interpreter(self.graph)
+        return self._otherwise(arrays)
