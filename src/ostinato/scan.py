@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,7 +27,6 @@ from ostinato.errors import (
 from ostinato.function import read_updates
 from ostinato.graph import Node, dependents, substitute, topological
 from ostinato.ops.elementwise import cast, logical_not
-from ostinato.ops.indexing import set_subtensor
 from ostinato.ops.leaf import CONSTANT, describe, new_input
 from ostinato.ops.loop import Body, LoopInputs, LoopResults, build_loop
 from ostinato.scan_arguments import ReadSequence, State, listed, read_sequence, read_state, read_trip_count
@@ -139,7 +139,7 @@ class _Trace:
     """
 
     states: list[State]
-    carries: list[Any]
+    carries: list[list[Any]]
     step: _Step
 
     def __init__(
@@ -167,7 +167,7 @@ class _Trace:
     def _settle(self, states: list[State]) -> None:
         """Call the step, widening its states, until each returns the dtype in which it starts."""
         while True:  # each turn but the last widens a state, and there are few dtypes
-            self.states, self.carries = states, [s.carry() for s in states]
+            self.states, self.carries = states, [s.carries() for s in states]
             self.step = _read_step(self._call(), self._label)
             returned = self._fed_back()
             dtypes = [promote(s.init.type.dtype, v.type.dtype) for s, v in zip(states, returned, strict=True)]
@@ -208,7 +208,7 @@ class _Trace:
     def _check(self, dtypes: list[str], returned: list[Any]) -> None:
         """Raise if a state's initial value and what the step returns cannot have one type; all of them at once."""
         problems, only_sizes = [], True
-        for state, carry, dtype, value in zip(self.states, self.carries, dtypes, returned, strict=True):
+        for state, carries, dtype, value in zip(self.states, self.carries, dtypes, returned, strict=True):
             row = state.row.shape
             if len(row) != value.type.ndim or any(
                 a is not None and b is not None and a != b for a, b in zip(row, value.type.shape, strict=True)
@@ -216,7 +216,7 @@ class _Trace:
                 problems.append(_shape_problem(state, value))
                 only_sizes = only_sizes and len(row) == value.type.ndim
             elif not (state.can_start_as(dtype) and is_lossless(value.type.dtype, dtype)):
-                problems.append(_dtype_problem(state, carry, dtype, value))
+                problems.append(_dtype_problem(state, carries, dtype, value))
                 only_sizes = False
         if problems:
             kind = ShapeError if only_sizes else OstinatoTypeError
@@ -243,7 +243,7 @@ def _shape(type_: TensorType) -> str:
     return f"({sizes},)" if type_.ndim == 1 else f"({sizes})"
 
 
-def _dtype_problem(state: State, carry: Any, dtype: str, value: Any) -> str:
+def _dtype_problem(state: State, carries: list[Any], dtype: str, value: Any) -> str:
     start, own = state.given.type.dtype, value.type.dtype
     fixes = []
     if not state.can_start_as(dtype):
@@ -251,14 +251,14 @@ def _dtype_problem(state: State, carry: Any, dtype: str, value: Any) -> str:
         fixes.append(f"{start} does not become {dtype} without loss: {fix}.astype({dtype!r})")
     if not is_lossless(own, dtype):
         fixes.append(f"{own} does not become {dtype} without loss: return it converted by .astype({dtype!r})")
-    return f"{_what(state)}, but the step returns {describe(value)}{_cause(carry, value)}; {', and '.join(fixes)}"
+    return f"{_what(state)}, but the step returns {describe(value)}{_cause(carries, value)}; {', and '.join(fixes)}"
 
 
-def _cause(carry: Any, value: Any) -> str:
+def _cause(carries: list[Any], value: Any) -> str:
     """What in the step brought a dtype that the state does not have."""
-    below = dependents([value], {carry})
-    for node in topological([value], stop={carry}):
-        if node in below and node.type.dtype == value.type.dtype != carry.type.dtype:
+    below = dependents([value], set(carries))
+    for node in topological([value], stop=set(carries)):
+        if node in below and node.type.dtype == value.type.dtype != carries[0].type.dtype:
             others = [i for i in node.inputs if i not in below and i.type.dtype == value.type.dtype]
             if others:
                 return f", because of {others[0] if others[0].op is CONSTANT else describe(others[0])}"
@@ -299,7 +299,7 @@ def _build(
     views = tuple([s.view(k, go_backwards) for s in reads for k in s.taps])
     loop = build_loop(body, LoopInputs(n, views, tuple(inits), ()), truncate, name)
     updated = [v for v, _ in trace.step.updates]
-    changed = loop.finals[len(trace.states) :]
+    changed = loop.finals[len(inits) - len(updated) :]
     # Only who asks for last values must have some: an output that is not fed back has none after no steps.
     return _Built(loop.outputs, lambda: _finals(trace, infos, loop), dict(zip(updated, changed, strict=True)))
 
@@ -314,7 +314,7 @@ def _read_truncate(truncate_gradient: Any) -> int | None:
 
 def _check_strict(trace: _Trace, rest: list[Any]) -> None:
     step = trace.step
-    known = {trace.t, *trace.slices, *trace.carries, *rest, *[v for v, _ in step.updates]}
+    known = {trace.t, *trace.slices, *chain.from_iterable(trace.carries), *rest, *[v for v, _ in step.updates]}
     roots = [*step.outputs, *[v for _, v in step.updates], *([] if step.condition is None else [step.condition])]
     missed = [n for n in topological(roots, stop=known) if not n.inputs and n.op is not CONSTANT and n not in known]
     if missed:
@@ -328,12 +328,13 @@ def _body(trace: _Trace, infos: Sequence[State | None]) -> tuple[Body, list[Any]
     """The Loop's body and initial carries: states first, then shared variables that the step updates."""
     step, t = trace.step, trace.t
     returned = iter(zip(trace.states, trace.carries, strict=True))
-    nexts, outputs = [], []
+    nexts: list[Any] = []
+    outputs = []
     for i, value in enumerate(step.outputs):
         if i < len(infos) and infos[i] is not None:
-            state, carry = next(returned)
+            state, carries = next(returned)
             value = cast(value, state.init.type.dtype)
-            nexts.append(set_subtensor(carry[t % state.depth], value) if state.is_ring else value)
+            nexts += state.nexts(carries, value, t)
         outputs.append(value)
     updated = [v for v, _ in step.updates]
     inner: dict[Node, Any] = {v: new_input(v.type, v.name) for v in updated}
@@ -343,22 +344,22 @@ def _body(trace: _Trace, infos: Sequence[State | None]) -> tuple[Body, list[Any]
     body = Body(
         t,
         tuple(trace.slices),
-        (*trace.carries, *inner.values()),
+        (*chain.from_iterable(trace.carries), *inner.values()),
         (),
         tuple(results[:c]),
         tuple(results[c : c + len(outputs)]),
         results[-1] if go_on else None,
     )
-    return body, [*[s.init for s in trace.states], *updated]
+    return body, [*[i for s in trace.states for i in s.inits()], *updated]
 
 
 def _finals(trace: _Trace, infos: Sequence[State | None], loop: LoopResults) -> list[Any]:
     """The last value of each output; for a state after no steps its initial value."""
-    finals, carried = [], iter(zip(trace.states, loop.finals, strict=False))
+    finals, rest, states = [], iter(loop.finals), iter(trace.states)
     for i, output in enumerate(loop.outputs):
         if i < len(infos) and infos[i] is not None:
-            state, final = next(carried)
-            finals.append(final[(loop.trips_done - 1) % state.depth] if state.is_ring else final)
+            state = next(states)
+            finals.append(state.last([next(rest) for _ in state.inits()], loop.trips_done))
         else:
             finals.append(output[-1])
     return finals

@@ -13,6 +13,7 @@ import numpy as np
 from ostinato.errors import OstinatoTypeError, OstinatoValueError, SourceLine, at
 from ostinato.ops.control import check_rows, trip_count
 from ostinato.ops.elementwise import cast, maximum, minimum
+from ostinato.ops.indexing import set_subtensor
 from ostinato.ops.leaf import CONSTANT, as_int_scalar, constant, describe, new_input, static_int
 from ostinato.ops.sizes import as_size_node, sizes
 from ostinato.types import INTEGERS, TensorType, is_lossless
@@ -113,6 +114,9 @@ def read_sequence(entry: Any, place: int) -> ReadSequence:
     return ReadSequence(node, [0] if taps is None else _read_taps(taps, what), place)
 
 
+# So many past values are passed on one by one; more are kept in a ring, of which a step overwrites one row.
+_SHIFTED = 4
+
 # ---- states ---------------------------------------------------------------------------------------
 
 
@@ -165,18 +169,41 @@ class State(NamedTuple):
         whole: TensorType = self.init.type
         return whole.with_shape(whole.shape[1:]) if self.is_ring else whole
 
-    def carry(self) -> Any:
-        """A fresh variable for what is passed from step to step."""
-        return new_input(self.init.type, f"{self.label}[t-{self.depth}:t]" if self.is_ring else f"{self.label}[t-1]")
+    @property
+    def is_shifted(self) -> bool:
+        """Whether past values are a carry each, handed on from step to step, and not rows of one."""
+        return self.is_ring and self.depth <= _SHIFTED
 
-    def reads(self, carry: Any, t: Any) -> list[Any]:
-        """What a step sees of it: the carry itself, or rows of the ring of past values."""
+    def inits(self) -> list[Any]:
+        """What the carries start from; of shifted ones the last value first."""
+        return [self.init[k] for k in reversed(range(self.depth))] if self.is_shifted else [self.init]
+
+    def carries(self) -> list[Any]:
+        """Fresh variables for what is passed from step to step."""
+        if self.is_shifted:
+            return [new_input(self.row, f"{self.label}[t-{k}]") for k in range(1, self.depth + 1)]
+        return [new_input(self.init.type, f"{self.label}[t-{self.depth}:t]" if self.is_ring else f"{self.label}[t-1]")]
+
+    def reads(self, carries: Sequence[Any], t: Any) -> list[Any]:
+        """What a step sees of it: the carry itself, or several past values."""
         if not self.is_ring:
-            return [carry]
-        rows = [carry[(t + (self.depth + tap)) % self.depth] for tap in self.taps]
+            return list(carries)
+        if self.is_shifted:
+            return [carries[-tap - 1] for tap in self.taps]
+        rows = [carries[0][(t + (self.depth + tap)) % self.depth] for tap in self.taps]
         for row, tap in zip(rows, self.taps, strict=True):
             row.name = f"{self.label}[t{tap}]"
         return rows
+
+    def nexts(self, carries: Sequence[Any], value: Any, t: Any) -> list[Any]:
+        """The carries of the next step after one that returns `value`."""
+        if self.is_shifted:
+            return [value, *carries[:-1]]
+        return [set_subtensor(carries[0][t % self.depth], value) if self.is_ring else value]
+
+    def last(self, finals: Sequence[Any], trips_done: Any) -> Any:
+        """The last value, from the final carries."""
+        return finals[0][(trips_done - 1) % self.depth] if self.is_ring and not self.is_shifted else finals[0]
 
     def narrowed(self) -> State:
         """With the smallest dtype that holds a bare integer, so that it does not widen what it meets."""
