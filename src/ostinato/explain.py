@@ -26,6 +26,8 @@ def explain(function: Function, report: Report | None, stage: str | None) -> str
         total = sum(report.seconds.values())
         parts = ", ".join(f"{name} {seconds * 1e3:.0f}" for name, seconds in report.seconds.items())
         lines.append(f"Compiling took {total * 1e3:.0f} ms ({parts}).")
+    if report and report.called_out:
+        lines.append(f"Calls out to NumPy: {', '.join(report.called_out)}.")
     lines.append(_count(function.graph))
     lines += _loops(function.graph, "")
     lines.append(f"Text of a stage: explain({') or explain('.join(map(repr, texts))}).")

@@ -24,11 +24,13 @@ class Report:
     how : in plain words, how the graph runs.
     seconds : what each stage of compiling took.
     texts : the text forms of stages by name, made when asked for.
+    called_out : what compiled code calls NumPy for, and where.
     """
 
     how: str
     seconds: Mapping[str, float] = field(default_factory=dict)
     texts: Mapping[str, Callable[[], str]] = field(default_factory=dict)
+    called_out: Sequence[str] = ()
 
 
 Executable = Callable[[Sequence[Any]], list[Any]]

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from ostinato.lower.loopnest import Const, Expr, Nest
+
+if TYPE_CHECKING:
+    from ostinato.lower.scalarize import Block
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,10 @@ class Array:
     @property
     def ndim(self) -> int:
         return len(self.sizes)
+
+    def readable(self, block: Block) -> Array:
+        """The same array in a form whose elements can be asked for."""
+        return self
 
 
 @dataclass(frozen=True)

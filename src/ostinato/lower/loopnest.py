@@ -7,6 +7,8 @@
           | For(var, stop, body, carried, until)    var counts 0, 1, …; carried values pass from pass to pass
           | Fail(condition)                         give up; the reference interpreter says why
           | Call(routine, exprs)                    a loop nest with params of its own, written once
+          | CallOut(site, words, results)           an op's NumPy reference computes; its results lie where it says
+          | Data(var, array)                        the address of a constant array
     Carried(var, init, next, result)                like a phi: var within the loop, result after it
     Column(pointer, result, first, row, dtype)      memory of a For for one row per iteration, growing as it goes
 
@@ -19,10 +21,12 @@ where a value must be read before memory changes.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
+
+import numpy as np
 
 from ostinato.lower.expressions import Const, Expr, Load, Op, Var
 from ostinato.lower.integers import Integers
@@ -76,6 +80,29 @@ class Call:
     writes: Expr
 
 
+@dataclass(frozen=True, eq=False, slots=True)
+class CallOut:
+    """A call of the reference of the node `Nest.sites[site]`.
+
+    `words`: per operand its address, its sizes and its strides, counted in elements. `results`: per result its
+    address and its sizes, which are known after the call. The results stay until the same statement is
+    executed again; nobody may write to them. Routines have no call-outs.
+    """
+
+    site: int
+    words: tuple[Expr, ...]
+    results: tuple[Var, ...]
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Data:
+    """`place`: where the array stands in `Nest.arrays`; None if it is written into the code."""
+
+    var: Var
+    array: np.ndarray[Any, Any]
+    place: int | None
+
+
 @dataclass(eq=False, slots=True)
 class Carried:
     """A value that passes from one iteration to the next; `next` is set when the body is complete."""
@@ -116,14 +143,35 @@ class For:
     columns: list[Column] = field(default_factory=list)
 
 
-Stmt = Let | Store | Alloc | Fail | Call | For
+Stmt = Let | Store | Alloc | Fail | Call | CallOut | Data | For
+
+
+# (name, dtypes of the operands, dtype of the result) -> whether a backend has this scalar operation.
+Knows = Callable[[str, Sequence[str], str], bool]
+
+# Constant arrays of more bytes are no part of the code: they are handed over with each call.
+_LARGEST_IN_CODE = 1 << 16
 
 
 class Nest:
-    """A loop nest under construction: interned expressions, and statements where the cursor is."""
+    """A loop nest under construction: interned expressions, and statements where the cursor is.
 
-    def __init__(self, optimistic: bool = False) -> None:
+    Attributes
+    ----------
+    integers : what is known of sizes and other integers.
+    knows : the scalar operations of the backend for which it is made; None for any.
+    called_out : nodes that call their reference, whatever rule they have.
+    sites : the node of each `CallOut`.
+    arrays : constants that are handed over with each call.
+    emitted : the number of statements so far.
+    """
+
+    def __init__(self, knows: Knows | None = None, optimistic: bool = False, called_out: Collection[Any] = ()) -> None:
         self.integers = Integers(self, optimistic)
+        self.knows, self.called_out = knows, called_out
+        self.sites: list[Any] = []
+        self.arrays: list[np.ndarray[Any, Any]] = []
+        self.emitted = 0
         self.body: list[Stmt] = []
         self._cursor = self.body
         self._interned: dict[Any, Expr] = {}
@@ -166,6 +214,7 @@ class Nest:
     # ---- statements ----
 
     def emit(self, stmt: Stmt) -> None:
+        self.emitted += 1
         self._cursor.append(stmt)
 
     def emit_store(self, pointer: Expr, offset: Expr, value: Expr) -> None:
@@ -188,6 +237,22 @@ class Nest:
     def alloc(self, count: Expr, dtype: str) -> Var:
         var = self.var("buffer", "ptr")
         self.emit(Alloc(var, count, dtype))
+        return var
+
+    def call_out(self, node: Any, words: Sequence[Expr], results: Sequence[Var]) -> None:
+        self.emit(CallOut(len(self.sites), tuple(words), tuple(results)))
+        self.sites.append(node)
+
+    def data(self, array: np.ndarray[Any, Any]) -> Var:
+        """The address of a constant array in C order."""
+        place = None
+        if array.nbytes > _LARGEST_IN_CODE:
+            known = [k for k, a in enumerate(self.arrays) if a is array]
+            place = known[0] if known else len(self.arrays)
+            if not known:
+                self.arrays.append(array)
+        var = self.var("data", "ptr")
+        self.emit(Data(var, array, place))
         return var
 
     def call(self, name: str, args: Mapping[str, Expr], writes: Expr, body: Callable[[dict[str, Expr]], None]) -> None:
@@ -286,6 +351,11 @@ def _lines(stmt: Stmt, indent: str) -> Iterator[str]:
         yield f"{indent}fail if {format_expr(stmt.condition)}"
     elif isinstance(stmt, Call):
         yield f"{indent}call {stmt.routine.name}({', '.join(map(format_expr, stmt.args))})"
+    elif isinstance(stmt, CallOut):
+        results = ", ".join(r.name for r in stmt.results)
+        yield f"{indent}{results} = call out {stmt.site}({', '.join(map(format_expr, stmt.words))})"
+    elif isinstance(stmt, Data):
+        yield f"{indent}{stmt.var.name} = data {stmt.array.dtype}{list(stmt.array.shape)}"
     else:
         inits = ", ".join(f"{c.var.name} = {format_expr(c.init)}" for c in stmt.carried)
         kind = "parallel for" if stmt.parallel else "for"

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from ostinato.graph import Graph, Node
 from ostinato.lower import loops, products, rules, writes
 from ostinato.lower.arrays import Array, Memory, contiguous_strides, copy_all, in_memory, new_array, scalar
-from ostinato.lower.loopnest import Expr, Nest, Var, format_nest
+from ostinato.lower.callouts import GaveUpMidwayError
+from ostinato.lower.loopnest import Expr, Knows, Nest, Var, format_nest
 from ostinato.lower.scalarize import Block
 
 _RULE_FILES = (loops, products, rules, writes)  # imported because that enters their rules into the table
@@ -33,20 +34,24 @@ class Program:
         return "\n".join([*texts, format_nest(self.nest.body)])
 
 
-def lower_graph(graph: Graph, optimistic: bool = True) -> Program:
+def lower_graph(graph: Graph, knows: Knows | None = None, optimistic: bool = True) -> Program:
     """The loop nest of a Graph.
 
     Parameters
     ----------
+    knows : the scalar operations of the backend; where others are needed, call-outs do. All if not given.
     optimistic : bool
         Assume that sizes which meet are equal and bounds of slices in order; see `integers`.
-
-    Raises
-    ------
-    UnsupportedError
-        If an op has no rule.
     """
-    nest = Nest(optimistic)
+    called_out: set[Node] = set()
+    while True:
+        try:
+            return _lowered(graph, Nest(knows, optimistic, called_out))
+        except GaveUpMidwayError as error:
+            called_out.add(error.node)
+
+
+def _lowered(graph: Graph, nest: Nest) -> Program:
     arguments, results = nest.var("arguments", "ptr"), nest.var("results", "ptr")
     params = _read_params(nest, graph, arguments)
     block = Block(nest, graph, params)

@@ -15,7 +15,17 @@ from typing import TypeVar
 
 from ostinato.errors import OstinatoError
 from ostinato.graph import Graph, Node, topological
-from ostinato.lower.arrays import Array, copied, copy_all, is_one, new_array, scalar
+from ostinato.lower.arrays import (
+    Array,
+    Memory,
+    contiguous_strides,
+    copied,
+    copy_all,
+    in_memory,
+    is_one,
+    new_array,
+    scalar,
+)
 from ostinato.lower.loopnest import Expr, Nest
 from ostinato.ops.leaf import CONSTANT
 from ostinato.ops.sizes import SIZE, Size
@@ -37,9 +47,12 @@ _DEEPEST = 100
 # What costs so many additions or less is computed again by every reader.
 CHEAP = 3
 
+# Constant arrays of so many elements are written by the code; larger ones lie in memory beforehand.
+_FEW = 8
+
 
 class UnsupportedError(OstinatoError):
-    """An op has no rule for native code (yet)."""
+    """What a rule raises that has no loop nest for a node: a call-out takes its place."""
 
 
 def lowering(*names: str) -> Callable[[Rule], Rule]:
@@ -89,10 +102,9 @@ class Block:
             return self._constant(node)
         if node.op is SIZE:
             return scalar(self.nest.integers.representative(self.unsettled(node.inputs[0]).sizes[node.params[0]]))
-        rule = RULES.get(node.op.name)
-        if rule is None:
-            raise UnsupportedError(f"there is no native rule for {node.op.name}")
-        value = rule(self, node)
+        from ostinato.lower.callouts import lowered
+
+        value = lowered(self, node)
         if isinstance(node.type, TupleType) or not isinstance(value, Array):
             return value
         if not value.sizes:
@@ -173,8 +185,9 @@ class Block:
         if flat.size and (flat == flat[0]).all():
             value = self.nest.const(flat[0].item(), dtype)
             return Array(dtype, tuple(sizes), lambda index: value)
-        if flat.size > 4096:
-            raise UnsupportedError("a large constant")
+        if flat.size > _FEW:
+            strides = contiguous_strides(self.nest, sizes)
+            return in_memory(self.nest, dtype, sizes, Memory(self.nest.data(array), self.int(0), strides))
         held = new_array(self.nest, dtype, sizes)
         assert held.memory is not None
         for i, v in enumerate(flat):
@@ -189,7 +202,9 @@ class Block:
         for n in list(self._reached(node)) if node in self._fused or node in self._waiting else ():
             if n in self._waiting:
                 self._settle(n)
-        return self.unsettled(node)
+        value = self.unsettled(node).readable(self)
+        self.values[node] = value
+        return value
 
     def unsettled(self, node: Node) -> Array:
         """The value of a node that is one array, to be read at every index once, along with others of its sizes."""

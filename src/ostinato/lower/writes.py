@@ -109,7 +109,7 @@ class Parts(Array):
 
         return Parts(like.dtype, like.sizes, at, None, 0, 0, base, tuple(pieces))
 
-    def put(self, block: Block) -> Array:
+    def readable(self, block: Block) -> Array:
         """The sum, in memory."""
         nest = block.nest
         held = new_array(nest, self.dtype, self.sizes)
@@ -161,7 +161,7 @@ def kept_or_put(block: Block, node: Node, parts: Parts) -> Array:
     """Parts as they are where all that is done with them is to add them to another array; else in memory."""
     reader = block.only_reader(node)
     adds = reader is not None and reader.op.name == "add" and reader.type.ndim == node.type.ndim
-    return parts if adds else parts.put(block)
+    return parts if adds else parts.readable(block)
 
 
 @lowering("add")
@@ -186,7 +186,7 @@ def _added_parts(block: Block, node: Node) -> Array | None:
         return kept_or_put(block, node, Parts.of(base, a, pieces))
     for i, v in zip(node.inputs, values, strict=True):
         if isinstance(v, Parts):
-            block.values[i] = v.put(block)
+            block.values[i] = v.readable(block)
     return None
 
 

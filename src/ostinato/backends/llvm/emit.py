@@ -7,7 +7,8 @@ accesses are contiguous are written with vectors, followed by a scalar loop for 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -20,7 +21,9 @@ from ostinato.backends.llvm.scalar import (
     I64,
     PTR,
     RULES,
+    can_convert,
     convert,
+    has_rule,
     is_float,
     llvm_type,
     memory_type,
@@ -29,8 +32,10 @@ from ostinato.backends.llvm.vectors import VectorBody, vector_widths
 from ostinato.lower.loopnest import (
     Alloc,
     Call,
+    CallOut,
     Column,
     Const,
+    Data,
     Expr,
     Fail,
     For,
@@ -51,8 +56,12 @@ _HIDDEN = ir.InlineAsm(ir.FunctionType(I64, [I64]), "", "=r,0")
 
 # Return codes of a compiled function.
 DONE, FAILED, TOO_SMALL = 0, 2, 3
-# The words of the context: start, size and fill of the workspace in bytes, and how much was wanted.
-BASE, CAPACITY, TOP, WANTED = range(4)
+# The return code of a function that a call-out did not come back to: an exception passed it by.
+INTERRUPTED = 4
+# The words of the context: start, size and fill of the workspace in bytes, and how much was wanted; whom
+# call-outs call, and where the addresses of constant arrays stand that are no part of the code.
+BASE, CAPACITY, TOP, WANTED, CALL_OUT, ARRAYS = range(6)
+CONTEXT_WORDS = 6
 _ALIGN = 64
 _SIZES = {"bool": 1, "ptr": 8}
 
@@ -60,6 +69,18 @@ _SIZES = {"bool": 1, "ptr": 8}
 def item_size(dtype: str) -> int:
     """Bytes per element in memory."""
     return _SIZES.get(dtype) or int("".join(c for c in dtype if c.isdigit())) // 8
+
+
+def knows(name: str, operands: Sequence[str], result: str) -> bool:
+    """Whether there is a scalar operation of this name for operands and a result of these dtypes."""
+    if name == "cast":
+        return can_convert(operands[0], result)
+    if name == "where":
+        return True
+    dtype = operands[0]
+    if name in RULES:
+        return has_rule(name, dtype)
+    return name in vector_math.SUPPORTED and dtype in ("float32", "float64")
 
 
 class Scope:
@@ -261,6 +282,10 @@ class Emitter:
                 self.fail(stmt)
             elif isinstance(stmt, Call):
                 self.call(stmt)
+            elif isinstance(stmt, CallOut):
+                self.call_out(stmt)
+            elif isinstance(stmt, Data):
+                self.define(stmt.var, self._data(stmt))
             else:
                 self.loop(stmt)
 
@@ -269,6 +294,46 @@ class Emitter:
         name = f"ostinato.{stmt.routine.name}"
         self.builder.call(self.module.globals.get(name) or self._routine(stmt.routine, name), args)
         self.forget(stmt.writes)
+
+    def call_out(self, stmt: CallOut) -> None:
+        """Call the function that the context names with words on the stack: status, operands, results."""
+        assert self.context is not None, "a routine has no call-outs"
+        b = self.builder
+        words = [I64(INTERRUPTED), *[self._as_word(e) for e in stmt.words]]
+        with b.goto_entry_block():  # so that a loop takes no more of the stack
+            block = b.alloca(I64, len(words) + len(stmt.results))
+        places = [b.gep(block, [I64(k)], source_etype=I64) for k in range(len(words) + len(stmt.results))]
+        for value, place in zip(words, places, strict=False):
+            b.store(value, place)
+        target = ir.FunctionType(ir.VoidType(), [I64, PTR, PTR]).as_pointer()
+        b.call(b.load(self._word(CALL_OUT), typ=target), [I64(stmt.site), block, self.context])
+        status = b.load(places[0], typ=I64)
+        fine = b.icmp_signed("==", status, I64(DONE))
+        stopped = self.function.append_basic_block("stopped")
+        self._branch_out(fine, stopped)
+        with b.goto_block(stopped):
+            b.ret(b.trunc(status, I32))
+        for var, place in zip(stmt.results, places[len(words) :], strict=True):
+            self.define(var, b.load(place, typ=llvm_type(var.dtype)))
+
+    def _as_word(self, expr: Expr) -> Any:
+        value = self.value(expr)
+        return self.builder.ptrtoint(value, I64) if expr.dtype == "ptr" else value
+
+    def _data(self, stmt: Data) -> Any:
+        """The address of a constant array: of this module, or from the table of the context."""
+        b = self.builder
+        if stmt.place is not None:
+            table = b.load(self._word(ARRAYS), typ=PTR)
+            return b.load(b.gep(table, [I64(stmt.place)], inbounds=True, source_etype=I64), typ=PTR)
+        raw = bytearray(stmt.array.tobytes())
+        name = f"data.{hashlib.blake2b(raw, digest_size=16).hexdigest()}"
+        known = self.module.globals.get(name)
+        if known is None:
+            known = ir.GlobalVariable(self.module, ir.ArrayType(I8, len(raw)), name)
+            known.initializer = ir.Constant(known.value_type, raw)
+            known.global_constant, known.linkage, known.align = True, "private", _ALIGN
+        return b.bitcast(known, PTR)
 
     def _routine(self, routine: Routine, name: str) -> Any:
         """Write a routine, as a function of the module's own."""

@@ -17,10 +17,24 @@ from typing import Any
 import numpy as np
 
 from ostinato.backends import Executable, Report
-from ostinato.backends.llvm.emit import BASE, CAPACITY, DONE, TOO_SMALL, TOP, WANTED, Emitter
+from ostinato.backends.llvm.callouts import CallOuts
+from ostinato.backends.llvm.emit import (
+    ARRAYS,
+    BASE,
+    CALL_OUT,
+    CAPACITY,
+    CONTEXT_WORDS,
+    DONE,
+    TOO_SMALL,
+    TOP,
+    WANTED,
+    Emitter,
+    knows,
+)
 from ostinato.backends.llvm.jit import Compiled
 from ostinato.backends.reference import Interpreter
 from ostinato.graph import Graph
+from ostinato.lower.callouts import where_called
 from ostinato.lower.program import lower_graph
 from ostinato.lower.scalarize import UnsupportedError
 
@@ -39,18 +53,20 @@ def compile_graph(graph: Graph) -> Executable:
 class _Workspace:
     """Memory that one call works in, and the words by which it is called."""
 
-    def __init__(self, n_bytes: int, n_arguments: int, n_results: int) -> None:
+    def __init__(self, n_bytes: int, n_arguments: int, n_results: int, callouts: CallOuts) -> None:
         self.memory = np.empty(n_bytes, "uint8")
         self.address: int = self.memory.__array_interface__["data"][0]
         self.arguments = (ctypes.c_int64 * n_arguments)()
         self.results = (ctypes.c_int64 * n_results)()
-        self._context = (ctypes.c_int64 * 4)()
+        self._context = (ctypes.c_int64 * CONTEXT_WORDS)()
+        self._context[CALL_OUT], self._context[ARRAYS] = callouts.address, callouts.arrays
+        self._callouts = callouts
         start = -self.address % 64
         self._context[BASE], self._context[CAPACITY] = self.address + start, n_bytes - start
 
     def run(self, function: Callable[..., int]) -> int:
         self._context[TOP] = 0
-        return function(self.arguments, self.results, self._context)
+        return self._callouts.ended(self._context, function(self.arguments, self.results, self._context))
 
     def wanted(self) -> int:
         """A size that is enough for what the last run asked for."""
@@ -66,29 +82,33 @@ class Native:
     def __init__(self, graph: Graph, optimistic: bool = True) -> None:
         self.graph = graph
         start = time.perf_counter()
-        self.program = lower_graph(graph, optimistic)
+        self.program = lower_graph(graph, knows, optimistic)
         lowered = time.perf_counter()
         self.llvm = str(Emitter(self.program).module)
         emitted = time.perf_counter()
         self._compiled = Compiled(self.llvm, "run")
         seconds = {"lower": lowered - start, "emit": emitted - lowered, "generate": time.perf_counter() - emitted}
         texts = {"nest": lambda: str(self.program), "llvm": lambda: self.llvm}
-        self.report = Report("compiled to one native function for all sizes", seconds, texts)
+        nest = self.program.nest
+        self._callouts = CallOuts(nest.sites, nest.arrays)
+        called = where_called(graph, nest.sites)
+        self.report = Report("compiled to one native function for all sizes", seconds, texts, called)
         self._function = _FUNCTION(self._compiled.address)
         self._otherwise: Executable | None = None
         self._types = [(np.dtype(r.type.dtype), r.type.ndim) for r in graph.results]
         self._n_words = sum(1 + n for _, n in self._types)
+        self._n_arguments = sum(1 + p.type.ndim for p in graph.params)
         self._idle: list[_Workspace] = []
 
     def __call__(self, arrays: Sequence[Any]) -> list[Any]:
         held = [np.ascontiguousarray(a) if np.ndim(a) else np.asarray(a) for a in arrays]
         words = [w for a in held for w in (a.__array_interface__["data"][0], *a.shape)]
-        workspace = self._idle.pop() if self._idle else _Workspace(_FIRST_WORKSPACE, len(words), self._n_words)
+        workspace = self._idle.pop() if self._idle else self._workspace(_FIRST_WORKSPACE)
         try:
             workspace.arguments[:] = words
             code = workspace.run(self._function)
             while code == TOO_SMALL:
-                workspace = _Workspace(workspace.wanted(), len(words), self._n_words)
+                workspace = self._workspace(workspace.wanted())
                 workspace.arguments[:] = words
                 code = workspace.run(self._function)
             if code == DONE:
@@ -96,6 +116,9 @@ class Native:
         finally:
             self._idle.append(workspace)
         return self._without_assumptions(arrays)
+
+    def _workspace(self, n_bytes: int) -> _Workspace:
+        return _Workspace(n_bytes, self._n_arguments, self._n_words, self._callouts)
 
     def _read(self, workspace: _Workspace) -> list[Any]:
         found, words = [], iter(workspace.results)

@@ -7,9 +7,12 @@ round towards minus infinity.
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
+import llvmlite.binding as llvm
 from llvmlite import ir
 
 from ostinato.lower.scalarize import UnsupportedError
@@ -27,6 +30,7 @@ _TYPES: dict[str, Any] = {
     "uint16": ir.IntType(16),
     "uint32": I32,
     "uint64": I64,
+    "float16": ir.HalfType(),
     "float32": ir.FloatType(),
     "float64": ir.DoubleType(),
     "ptr": PTR,
@@ -73,11 +77,19 @@ def _both(float_rule: Rule, int_rule: Rule) -> Rule:
 
 
 def _plain(name: str) -> Rule:
-    return lambda b, dtype, *args: getattr(b, name)(*args, flags=("contract",))
+    def rule(b: ir.IRBuilder, dtype: str, *args: Any) -> Any:
+        # float16 is computed in single precision and rounded after each operation, as NumPy does.
+        return getattr(b, name)(*args, flags=() if dtype == "float16" else ("contract",))
+
+    return rule
 
 
 def _integer(name: str) -> Rule:
     return lambda b, dtype, *args: getattr(b, name)(*args)
+
+
+def _add_integers(b: ir.IRBuilder, dtype: str, x: Any, y: Any) -> Any:
+    return b.or_(x, y) if dtype == "bool" else b.add(x, y)
 
 
 def _compare(symbol: str) -> Rule:
@@ -127,7 +139,7 @@ def intrinsic(b: ir.IRBuilder, name: str, *args: Any) -> Any:
 def _suffix(type_: Any) -> str:
     if isinstance(type_, ir.VectorType):
         return f"v{type_.count}{_suffix(type_.element)}"
-    return "f32" if isinstance(type_, ir.FloatType) else "f64"
+    return {ir.HalfType(): "f16", ir.FloatType(): "f32"}.get(type_, "f64")
 
 
 def _float_divmod(b: ir.IRBuilder, x: Any, y: Any) -> tuple[Any, Any]:
@@ -185,7 +197,7 @@ def _logical_not(b: ir.IRBuilder, dtype: str, x: Any) -> Any:
 
 # On operands of one dtype, which is handed to the rule.
 RULES: dict[str, Rule] = {
-    "add": _both(_plain("fadd"), _integer("add")),
+    "add": _both(_plain("fadd"), _add_integers),
     "sub": _both(_plain("fsub"), _integer("sub")),
     "mul": _both(_plain("fmul"), _integer("mul")),
     "true_div": _plain("fdiv"),
@@ -216,19 +228,57 @@ RULES: dict[str, Rule] = {
     "round": lambda b, d, x: intrinsic(b, "roundeven", x),
 }
 
+_FLOATS_ONLY = {"true_div", "isnan", "isinf", "sqrt", "floor", "ceil", "trunc", "round"}
+_NO_FLOATS = {"and", "or", "xor", "invert"}
+_ON_FLOAT16 = {
+    "add", "sub", "mul", "true_div", "neg", "abs", "maximum", "minimum", "isnan", "isinf", "sqrt",
+    "lt", "le", "gt", "ge", "eq", "neq",
+}  # fmt: skip
+
+
+def has_rule(name: str, dtype: str) -> bool:
+    """Whether an operation of `RULES` is meant for operands of a dtype."""
+    if dtype == "float16":
+        return name in _ON_FLOAT16 and _has_float16()
+    if name == "logical_not":
+        return dtype == "bool"
+    return name not in (_NO_FLOATS if is_float(dtype) else _FLOATS_ONLY)
+
+
+@cache
+def _has_float16() -> bool:
+    """Whether the machine converts float16; elsewhere LLVM would call a library that may not be there."""
+    if platform.machine().lower() in ("arm64", "aarch64"):
+        return True
+    return bool(llvm.get_host_cpu_features().get("f16c"))
+
+
 # ---- conversion -----------------------------------------------------------------------------------
+
+
+def can_convert(source: str, target: str) -> bool:
+    """Whether `convert` is meant for these dtypes."""
+    if "float16" not in (source, target):
+        return True
+    # From float64 to float16 there is no instruction, and by way of float32 it would round twice.
+    return _has_float16() and (source, target) != ("float64", "float16")
 
 
 def convert(b: ir.IRBuilder, x: Any, source: str, target: str) -> Any:
     """A scalar of one dtype in another one, as NumPy's astype."""
     if source == target:
         return x
+    if target == "float16" and source != "float32":
+        return convert(b, convert(b, x, source, "float32"), "float32", target)
+    if source == "float16" and target != "float32":
+        return convert(b, convert(b, x, source, "float32"), "float32", target)
     to = llvm_type(target)
     if target == "bool":
         return RULES["neq"](b, source, x, like(b, x, 0))
     if is_float(source):
         if is_float(target):
-            return b.fptrunc(x, to) if target == "float32" else b.fpext(x, to)
+            widens = FLOATS.index(source) < FLOATS.index(target)
+            return b.fpext(x, to) if widens else b.fptrunc(x, to)
         if target == "uint64":
             return b.fptoui(x, to)
         wide = b.fptosi(x, I64)  # narrow targets take the low bits, as the C compiler's casts do

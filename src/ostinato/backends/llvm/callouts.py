@@ -1,0 +1,142 @@
+"""The receiving end of call-outs: native code calls, the NumPy reference of an op computes.
+
+Native code passes the number of the call-out and a block of 64-bit words: a status, then per operand its
+address, its sizes and its strides, then room for the address and the sizes of each result. The results
+are kept alive until the same call-out of the same running call comes again.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from ostinato.errors import VerificationError
+from ostinato.graph import Node
+from ostinato.ops.op import params_of
+from ostinato.types import TensorType, TupleType
+
+# Statuses are return codes of the compiled function; `emit` says what they mean.
+_DONE, _FAILED, _INTERRUPTED = 0, 2, 4
+
+_ENTRY = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)
+
+
+class CallOuts:
+    """The call-outs of one compiled function, and the constant arrays that it reads by address.
+
+    Calls from several threads at once, and from within each other, are told apart by the addresses of
+    their contexts.
+
+    Attributes
+    ----------
+    address : whom native code calls; 0 if there are no call-outs.
+    arrays : where the addresses of the constant arrays stand; 0 if there are none.
+    """
+
+    def __init__(self, nodes: Sequence[Node], arrays: Sequence[np.ndarray[Any, Any]]) -> None:
+        self._sites = [_Site(n) for n in nodes]
+        self._held: dict[int, dict[int, list[Any]]] = {}
+        self._errors: dict[int, BaseException] = {}
+        self._entry = _ENTRY(self._enter) if nodes else None
+        self.address = ctypes.cast(self._entry, ctypes.c_void_p).value or 0 if self._entry else 0
+        self._arrays = list(arrays)
+        self._table = (ctypes.c_int64 * len(arrays))(*[_address(a) for a in arrays])
+        self.arrays = ctypes.addressof(self._table) if arrays else 0
+
+    def _enter(self, site: int, words: int, context: int) -> None:
+        """What native code calls. Nothing may be raised from here: it would be lost."""
+        try:
+            self._sites[site].run(words, self._held.setdefault(context, {}), site)
+        except BaseException as error:
+            self._errors[context] = error
+            _status(words, _FAILED)
+
+    def ended(self, context: Any, code: int) -> int:
+        """Let go of what a call of native code held; its return code, unless it was interrupted.
+
+        An ordinary exception makes the call fail, and the interpreter tells why. What it could not repeat is
+        raised here: an interruption, or a reference that breaks the promises of its op.
+        """
+        if not self._sites:
+            return code
+        place = ctypes.addressof(context)
+        self._held.pop(place, None)
+        error = self._errors.pop(place, None)
+        if error is not None and (not isinstance(error, Exception) or isinstance(error, VerificationError)):
+            raise error
+        if code == _INTERRUPTED:  # so early that no handler was there; Python has printed what it was
+            raise KeyboardInterrupt
+        return code
+
+
+class _Site:
+    """One call-out: how its words are read, what computes, how results are written."""
+
+    def __init__(self, node: Node) -> None:
+        self.node = node
+        params = params_of(node)
+        self.compute: Callable[..., Any] = partial(node.op.numpy, **params) if params else node.op.numpy
+        self.operands = [(np.dtype(i.type.dtype), i.type.ndim) for i in node.inputs]
+        self.several = isinstance(node.type, TupleType)
+        self.types: Sequence[TensorType] = node.type.items if self.several else (node.type,)
+        n_words = 1 + sum(1 + 2 * ndim for _, ndim in self.operands) + sum(1 + t.ndim for t in self.types)
+        self.words = ctypes.c_int64 * n_words
+
+    def run(self, address: int, held: dict[int, list[Any]], key: int) -> None:
+        words = self.words.from_address(address)
+        given, stop = [], 1
+        for dtype, ndim in self.operands:
+            place, *rest = words[stop : stop + 1 + 2 * ndim]
+            given.append(_view(dtype, place, rest[:ndim], rest[ndim:]))
+            stop += 1 + 2 * ndim
+        with np.errstate(all="ignore"):
+            results = self.compute(*given)
+        arrays = list(self._checked(results if self.several else (results,)))
+        held[key] = arrays
+        for array in arrays:
+            words[stop : stop + 1 + array.ndim] = (_address(array), *array.shape)
+            stop += 1 + array.ndim
+        words[0] = _DONE
+
+    def _checked(self, results: Sequence[Any]) -> Iterator[np.ndarray[Any, Any]]:
+        """The results in C order and in memory of their own, of the declared types."""
+        if len(results) != len(self.types):
+            raise VerificationError(f"{self.node.op} made {len(results)} results, declared {len(self.types)}")
+        for value, type_ in zip(results, self.types, strict=True):
+            array = np.asarray(value, order="C")
+            fits = all(s in (None, n) for s, n in zip(type_.shape, array.shape, strict=False))
+            if array.dtype != type_.dtype or array.ndim != type_.ndim or not fits:
+                raise VerificationError(f"{self.node.op} made {array.dtype}{array.shape}, declared {type_}")
+            # A view may be one of an operand, whose memory native code may use for something else.
+            yield array if array.flags.owndata else array.copy()
+
+
+class _Region:
+    """Memory that NumPy may read as an array."""
+
+    def __init__(self, address: int, dtype: np.dtype[Any], sizes: Sequence[int], strides: Sequence[int]) -> None:
+        self.__array_interface__ = {
+            "data": (address, True),
+            "typestr": dtype.str,
+            "shape": tuple(sizes),
+            "strides": tuple([s * dtype.itemsize for s in strides]),
+            "version": 3,
+        }
+
+
+def _view(dtype: np.dtype[Any], address: int, sizes: Sequence[int], strides: Sequence[int]) -> Any:
+    """The operand that lies at an address: a read-only array, or a NumPy scalar."""
+    array = np.asarray(_Region(address, dtype, sizes, strides))
+    return array if sizes else array[()]
+
+
+def _address(array: np.ndarray[Any, Any]) -> int:
+    return int(array.__array_interface__["data"][0])
+
+
+def _status(words: int, status: int) -> None:
+    ctypes.c_int64.from_address(words).value = status
