@@ -49,15 +49,6 @@ def test_a_native_function() -> None:
         run.explain("ptx")
 
 
-def test_why_a_function_is_not_native() -> None:
-    x = T.dvector("x")
-    text = ostinato.function([x], T.gammaln(x), mode="native").explain()
-    assert (
-        "interpreted with NumPy, step by step, since it has no native form: there is no native rule for gammaln."
-        in text
-    )
-
-
 def test_a_condition_is_told() -> None:
     ys, _ = ostinato.scan(lambda k: (k + 1, ostinato.until(k > 3)), outputs_info=0, n_steps=9)
     assert "stops by a condition" in ostinato.function([], ys).explain()

@@ -130,8 +130,9 @@ class _Region:
 
 def _view(dtype: np.dtype[Any], address: int, sizes: Sequence[int], strides: Sequence[int]) -> Any:
     """The operand that lies at an address: a read-only array, or a NumPy scalar."""
-    array = np.asarray(_Region(address, dtype, sizes, strides))
-    return array if sizes else array[()]
+    if not sizes:
+        return np.frombuffer(ctypes.string_at(address, dtype.itemsize), dtype)[0]
+    return np.asarray(_Region(address, dtype, sizes, strides))
 
 
 def _address(array: np.ndarray[Any, Any]) -> int:

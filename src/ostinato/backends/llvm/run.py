@@ -43,7 +43,7 @@ _FIRST_WORKSPACE = 1 << 16
 
 
 def compile_graph(graph: Graph) -> Executable:
-    """The Graph as machine code; by the reference interpreter where it has no native form."""
+    """The Graph as machine code; by the reference interpreter should neither code nor call-outs do."""
     try:
         return Native(graph)
     except UnsupportedError as missing:
