@@ -11,6 +11,8 @@ import os
 import sys
 from typing import NamedTuple
 
+from numpy.linalg import LinAlgError
+
 _PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
 
 
@@ -28,6 +30,10 @@ class OstinatoValueError(OstinatoError, ValueError):
 
 class ShapeError(OstinatoValueError):
     """Sizes do not fit together, when a graph is built or when it runs."""
+
+
+class LinearAlgebraError(OstinatoValueError, LinAlgError):
+    """A matrix is singular, or not positive definite."""
 
 
 class OstinatoIndexError(OstinatoError, IndexError):

@@ -15,6 +15,7 @@ import numpy as np
 from ostinato.backends import Report
 from ostinato.config import config
 from ostinato.errors import (
+    LinearAlgebraError,
     OstinatoError,
     OstinatoIndexError,
     OstinatoTypeError,
@@ -197,7 +198,9 @@ def _explained(error: Exception, node: Node, slots: list[Any], nodes: list[Node]
     if isinstance(error, OstinatoError):
         return type(error)(f"{error}{at(node.source)}")
     kind: type[OstinatoError] = OstinatoValueError
-    if isinstance(error, IndexError):
+    if isinstance(error, np.linalg.LinAlgError):
+        kind = LinearAlgebraError
+    elif isinstance(error, IndexError):
         kind = OstinatoIndexError
     elif isinstance(error, TypeError):
         kind = OstinatoTypeError

@@ -130,6 +130,8 @@ def _item_infer(x: Node, *, index: int) -> TensorType:
 
 
 def _item_sizes(x: Node, *, index: int) -> list[Any]:
+    if x.op is not LOOP and x.op.sizes is not None:
+        return list(x.op.sizes(*x.inputs)[index])
     if x.op is not LOOP:
         return [None] * x.type.items[index].ndim
     spec: LoopSpec = x.params[0]

@@ -17,7 +17,10 @@ from ostinato.ops.movement import *
 from ostinato.ops.reduce import *
 from ostinato.ops.sizes import broadcast_to as broadcast_to
 from ostinato.ops.sizes import shape_vector
+from ostinato.tensor import linalg as linalg
+from ostinato.tensor import nlinalg as nlinalg
 from ostinato.tensor import nnet as nnet
+from ostinato.tensor import slinalg as slinalg
 from ostinato.tensor.constructors import all_constructors
 from ostinato.tensor.constructors import tensor as tensor
 from ostinato.tensor.variable import TensorConstant, TensorVariable

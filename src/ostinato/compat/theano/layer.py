@@ -28,7 +28,9 @@ MODULES: dict[str, str] = {
     "theano.printing": "ostinato.printing",
     "theano.scan_module": "ostinato.scan_module",
     "theano.tensor": "ostinato.tensor",
+    "theano.tensor.nlinalg": "ostinato.tensor.nlinalg",
     "theano.tensor.nnet": "ostinato.tensor.nnet",
+    "theano.tensor.slinalg": "ostinato.tensor.slinalg",
     "theano.version": "ostinato.compat.theano.version",
 }
 
