@@ -9,6 +9,7 @@
           | Call(routine, exprs)                    a loop nest with params of its own, written once
           | CallOut(site, words, results)           an op's NumPy reference computes; its results lie where it says
           | Data(var, array)                        the address of a constant array
+          | Extern(symbol, exprs, info)             a library's function; scalars are passed by reference
     Carried(var, init, next, result)                like a phi: var within the loop, result after it
     Column(pointer, result, first, row, dtype)      memory of a For for one row per iteration, growing as it goes
 
@@ -32,7 +33,7 @@ from ostinato.lower.expressions import Const, Expr, Load, Op, Var
 from ostinato.lower.integers import Integers
 
 __all__ = [
-    "Alloc", "Call", "Carried", "Column", "Const", "Expr", "Fail", "For", "Let", "Load", "Nest", "Op", "Routine",
+    "Alloc", "Call", "CallOut", "Carried", "Column", "Const", "Data", "Expr", "Extern", "Fail", "For", "Let", "Load", "Nest", "Op", "Routine",
     "Stmt", "Store", "Var", "format_expr", "format_nest",
 ]  # fmt: skip
 
@@ -103,6 +104,21 @@ class Data:
     place: int | None
 
 
+@dataclass(frozen=True, eq=False, slots=True)
+class Extern:
+    """A call of a Fortran routine of a library, such as `lapack.dpotrf`.
+
+    Fortran takes everything by reference: args that are no addresses are put somewhere, and their address is
+    passed. `writes`: the pointers to what the routine changes. `info`: where the routine has a last
+    argument that says how it went, the int64 variable that holds it afterwards.
+    """
+
+    symbol: str
+    args: tuple[Expr, ...]
+    writes: tuple[Expr, ...]
+    info: Var | None = None
+
+
 @dataclass(eq=False, slots=True)
 class Carried:
     """A value that passes from one iteration to the next; `next` is set when the body is complete."""
@@ -143,7 +159,7 @@ class For:
     columns: list[Column] = field(default_factory=list)
 
 
-Stmt = Let | Store | Alloc | Fail | Call | CallOut | Data | For
+Stmt = Let | Store | Alloc | Fail | Call | CallOut | Data | Extern | For
 
 
 # (name, dtypes of the operands, dtype of the result) -> whether a backend has this scalar operation.
@@ -179,6 +195,12 @@ class Nest:
         self._serials: dict[Var, int] = {}
         self._outside: dict[For, list[Stmt]] = {}  # what comes before a loop that is being made
         self.routines: dict[str, Routine] = {}
+        self.repeats_blas = False  # whether a loop calls a library that might start threads
+
+    @property
+    def in_loop(self) -> bool:
+        """Whether what is emitted now stands within a loop (or a routine)."""
+        return self._cursor is not self.body
 
     # ---- expressions ----
 
@@ -266,6 +288,18 @@ class Nest:
             finally:
                 self._cursor = outer
         self.emit(Call(self.routines[name], tuple(args.values()), writes))
+
+    def extern(self, symbol: str, args: list[Expr], writes: list[Expr], has_info: bool = False) -> Expr | None:
+        """A call of a library's routine; its `info` if it has one, 0 where all is well."""
+        info = self.var("info", "int64") if has_info else None
+        self.emit(Extern(symbol, tuple(args), tuple(writes), info))
+        return info
+
+    @contextmanager
+    def when(self, condition: Expr) -> Iterator[None]:
+        """Statements for where a condition holds: a loop of one iteration or of none."""
+        with self.loop(self.op("cast", condition, dtype="int64"), "once"):
+            yield
 
     @contextmanager
     def loop(self, stop: Expr, name: str = "i", parallel: bool = False) -> Iterator[For]:
@@ -356,6 +390,9 @@ def _lines(stmt: Stmt, indent: str) -> Iterator[str]:
         yield f"{indent}{results} = call out {stmt.site}({', '.join(map(format_expr, stmt.words))})"
     elif isinstance(stmt, Data):
         yield f"{indent}{stmt.var.name} = data {stmt.array.dtype}{list(stmt.array.shape)}"
+    elif isinstance(stmt, Extern):
+        info = f"{stmt.info.name} = " if stmt.info is not None else ""
+        yield f"{indent}{info}extern {stmt.symbol}({', '.join(map(format_expr, stmt.args))})"
     else:
         inits = ", ".join(f"{c.var.name} = {format_expr(c.init)}" for c in stmt.carried)
         kind = "parallel for" if stmt.parallel else "for"

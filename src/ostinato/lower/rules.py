@@ -33,13 +33,13 @@ ELEMENTWISE = """
     add sub mul true_div floor_div mod pow neg abs sign maximum minimum
     lt le gt ge eq neq isnan isinf logical_not and or xor invert where cast
     exp exp2 expm1 log log2 log10 log1p sqrt sin cos tan arcsin arccos arctan arctan2
-    sinh cosh tanh arcsinh arccosh arctanh sigmoid logaddexp erf erfc floor ceil round trunc
+    sinh cosh tanh arcsinh arccosh arctanh sigmoid logaddexp erf erfc gammaln psi floor ceil round trunc
 """.split()  # noqa: SIM905 (a table reads better)
 
 # What they cost, in additions, where that is more than one.
 _COSTS = dict.fromkeys("true_div floor_div mod sqrt".split(), 8) | dict.fromkeys(  # noqa: SIM905
     """pow exp exp2 expm1 log log2 log10 log1p sin cos tan arcsin arccos arctan arctan2
-    sinh cosh tanh arcsinh arccosh arctanh sigmoid logaddexp erf erfc""".split(),  # noqa: SIM905
+    sinh cosh tanh arcsinh arccosh arctanh sigmoid logaddexp erf erfc gammaln psi""".split(),  # noqa: SIM905
     20,
 )
 
@@ -55,6 +55,8 @@ def elementwise(block: Block, node: Node) -> Array:
     sizes = joined(block, node)
     operands = [_Operand(block, i, node, sizes) for i in node.inputs]
     dtype = node.type.dtype
+    if node.op.name == "pow" and not node.type.is_float:
+        _check_exponents(block, block.array(node.inputs[1]))
 
     def at(index: Index) -> Expr:
         return block.op(node.op.name, *[o.read(index) for o in operands], dtype=dtype)
@@ -63,6 +65,15 @@ def elementwise(block: Block, node: Node) -> Array:
     depth = 1 + max((o.value.depth for o in operands), default=0)
     cost = _COSTS.get(node.op.name, 1) + sum(o.value.cost for o in operands)
     return Array(dtype, sizes, at, depth=depth, cost=cost)
+
+
+def _check_exponents(block: Block, y: Array) -> None:
+    """An integer has no negative powers that are integers."""
+    if y.dtype.startswith("int"):
+        zero = block.nest.const(0, y.dtype)
+        block.nest.for_each(
+            list(y.sizes), lambda index: block.nest.fail_if(block.op("lt", y.at(index), zero, dtype="bool"))
+        )
 
 
 def _is_broadcast_size(node: Node) -> bool:

@@ -134,15 +134,11 @@ def _solve_triangular_numpy(a: Any, b: Any, *, lower: bool, unit_diagonal: bool)
     a, b = (np.broadcast_to(x, (*lead, *x.shape[-2:])) for x in (a, b))
     out = np.empty(b.shape, b.dtype)
     for i in np.ndindex(lead) if out.size else ():
-        out[i] = scipy.linalg.solve_triangular(
-            a[i], b[i], lower=lower, unit_diagonal=unit_diagonal, check_finite=False
-        )
+        out[i] = scipy.linalg.solve_triangular(a[i], b[i], lower=lower, unit_diagonal=unit_diagonal, check_finite=False)
     return out
 
 
-def _solve_triangular_vjp(
-    g: Any, out: Any, a: Any, b: Any, *, lower: bool, unit_diagonal: bool
-) -> tuple[Any, Any]:
+def _solve_triangular_vjp(g: Any, out: Any, a: Any, b: Any, *, lower: bool, unit_diagonal: bool) -> tuple[Any, Any]:
     gb = make(SOLVE_TRIANGULAR, (_mT(a), g), (not lower, unit_diagonal))
     whole = -make(MATMUL, (gb, _mT(out)))
     first = int(unit_diagonal)  # a diagonal of ones is not read
@@ -343,9 +339,7 @@ def _transposed(x: Any) -> Any:
 _TRANSPOSED = {0: False, "N": False, 1: True, "T": True}
 
 
-def solve_triangular(
-    a: Any, b: Any, lower: bool = True, trans: int | str = 0, unit_diagonal: bool = False
-) -> Any:
+def solve_triangular(a: Any, b: Any, lower: bool = True, trans: int | str = 0, unit_diagonal: bool = False) -> Any:
     """The solution of `a @ x = b` for a triangular matrix `a`.
 
     Parameters

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from llvmlite import ir
 
-from ostinato.backends.llvm import vector_math
+from ostinato.backends.llvm import library_calls, vector_math
 from ostinato.backends.llvm.scalar import (
     I8,
     I32,
@@ -24,6 +24,7 @@ from ostinato.backends.llvm.scalar import (
     can_convert,
     convert,
     has_rule,
+    integer_power,
     is_float,
     llvm_type,
     memory_type,
@@ -37,6 +38,7 @@ from ostinato.lower.loopnest import (
     Const,
     Data,
     Expr,
+    Extern,
     Fail,
     For,
     Let,
@@ -117,6 +119,7 @@ class Emitter:
 
     def __init__(self, program: Program, name: str = "run") -> None:
         self.module = ir.Module(name="ostinato")
+        self.externals: list[str] = []  # the library functions that have to be linked
         function = ir.Function(self.module, ir.FunctionType(I32, [PTR, PTR, PTR]), name)
         entry = function.append_basic_block("entry")
         self.function, self.builder = function, ir.IRBuilder(entry)
@@ -209,6 +212,10 @@ class Emitter:
         dtype = expr.args[0].dtype
         if expr.name in RULES:
             return RULES[expr.name](b, dtype, *args)
+        if expr.name in library_calls.SPECIAL:
+            return library_calls.special(self, expr.name, *args)
+        if expr.name == "pow" and not is_float(dtype):
+            return integer_power(b, dtype, *args)
         if expr.name in vector_math.SUPPORTED and is_float(dtype):
             return vector_math.call(b, expr.name, *args)
         raise UnsupportedError(f"{expr.name} on {dtype} has no native form")
@@ -286,6 +293,8 @@ class Emitter:
                 self.call_out(stmt)
             elif isinstance(stmt, Data):
                 self.define(stmt.var, self._data(stmt))
+            elif isinstance(stmt, Extern):
+                library_calls.routine(self, stmt)
             else:
                 self.loop(stmt)
 

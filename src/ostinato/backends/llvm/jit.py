@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import itertools
 import threading
+from collections.abc import Sequence
 from typing import Any
 
 import llvmlite.binding as llvm
+
+from ostinato.backends.llvm.externals import address_of
 
 _LOCK = threading.Lock()
 _serial = itertools.count()
@@ -39,7 +42,7 @@ def _start() -> None:
 class Compiled:
     """Machine code in this process; it lives as long as this object."""
 
-    def __init__(self, ir_text: str, symbol: str) -> None:
+    def __init__(self, ir_text: str, symbol: str, externals: Sequence[str] = ()) -> None:
         with _LOCK:
             _start()
             module = llvm.parse_assembly(ir_text)
@@ -48,6 +51,8 @@ class Compiled:
             builder = llvm.JITLibraryBuilder()
             builder.add_object_img(_machine.emit_object(module))
             builder.add_current_process()
+            for name in externals:
+                builder.import_symbol(name, address_of(name))
             builder.export_symbol(symbol)
             # The tracker owns the code; names of libraries cannot be used twice.
             self._tracker = builder.link(_jit, f"ostinato_{next(_serial)}")

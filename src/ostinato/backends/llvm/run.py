@@ -31,6 +31,7 @@ from ostinato.backends.llvm.emit import (
     Emitter,
     knows,
 )
+from ostinato.backends.llvm.externals import one_blas_thread
 from ostinato.backends.llvm.jit import Compiled
 from ostinato.backends.reference import Interpreter
 from ostinato.graph import Graph
@@ -84,9 +85,10 @@ class Native:
         start = time.perf_counter()
         self.program = lower_graph(graph, knows, optimistic)
         lowered = time.perf_counter()
-        self.llvm = str(Emitter(self.program).module)
+        emitter = Emitter(self.program)
+        self.llvm = str(emitter.module)
         emitted = time.perf_counter()
-        self._compiled = Compiled(self.llvm, "run")
+        self._compiled = Compiled(self.llvm, "run", emitter.externals)
         seconds = {"lower": lowered - start, "emit": emitted - lowered, "generate": time.perf_counter() - emitted}
         texts = {"nest": lambda: str(self.program), "llvm": lambda: self.llvm}
         nest = self.program.nest
@@ -94,6 +96,8 @@ class Native:
         called = where_called(graph, nest.sites)
         self.report = Report("compiled to one native function for all sizes", seconds, texts, called)
         self._function = _FUNCTION(self._compiled.address)
+        if self.program.nest.repeats_blas:
+            self._function = one_blas_thread()(self._function)
         self._otherwise: Executable | None = None
         self._types = [(np.dtype(r.type.dtype), r.type.ndim) for r in graph.results]
         self._n_words = sum(1 + n for _, n in self._types)

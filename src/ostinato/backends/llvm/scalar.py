@@ -253,6 +253,40 @@ def _has_float16() -> bool:
     return bool(llvm.get_host_cpu_features().get("f16c"))
 
 
+# ---- integer powers -------------------------------------------------------------------------------
+
+
+def integer_power(b: ir.IRBuilder, dtype: str, x: Any, y: Any) -> Any:
+    """x ** y for integers and y >= 0, modulo the range of the dtype: one function per width, by squaring."""
+    name = f"ostinato.power.{x.type}"
+    function = b.module.globals.get(name) or _write_power(b.module, name, x.type)
+    return b.call(function, [x, y])
+
+
+def _write_power(module: ir.Module, name: str, kind: Any) -> Any:
+    function = ir.Function(module, ir.FunctionType(kind, [kind, kind]), name)
+    function.linkage = "internal"
+    entry, step, done = (function.append_basic_block(n) for n in ("entry", "step", "done"))
+    x, y = function.args
+    one, zero = ir.Constant(kind, 1), ir.Constant(kind, 0)
+    b = ir.IRBuilder(entry)
+    b.cbranch(b.icmp_unsigned("==", y, zero), done, step)
+    b.position_at_end(step)
+    base, left, product = (b.phi(kind) for _ in range(3))
+    multiplied = b.select(b.trunc(left, I1), b.mul(product, base), product)
+    nexts = b.mul(base, base), b.lshr(left, one), multiplied
+    for phi, first, following in zip((base, left, product), (x, y, one), nexts, strict=True):
+        phi.add_incoming(first, entry)
+        phi.add_incoming(following, step)
+    b.cbranch(b.icmp_unsigned("==", nexts[1], zero), done, step)
+    b.position_at_end(done)
+    result = b.phi(kind)
+    result.add_incoming(one, entry)
+    result.add_incoming(multiplied, step)
+    b.ret(result)
+    return function
+
+
 # ---- conversion -----------------------------------------------------------------------------------
 
 
