@@ -33,8 +33,8 @@ from ostinato.lower.expressions import Const, Expr, Load, Op, Var
 from ostinato.lower.integers import Integers
 
 __all__ = [
-    "Alloc", "Call", "CallOut", "Carried", "Column", "Const", "Data", "Expr", "Extern", "Fail", "For", "Let", "Load", "Nest", "Op", "Routine",
-    "Stmt", "Store", "Var", "format_expr", "format_nest",
+    "Alloc", "Call", "CallOut", "Carried", "Column", "Const", "Data", "Expr", "Extern", "Fail", "For", "Knows", "Let",
+    "Load", "Nest", "Op", "Routine", "Stmt", "Store", "Var", "format_expr", "format_nest",
 ]  # fmt: skip
 
 

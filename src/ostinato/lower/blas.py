@@ -1,0 +1,135 @@
+"""Calls of BLAS and LAPACK in loop nests: which routine, with which flags, for arrays in C order.
+
+A matrix in C order is, for Fortran, its own transpose; that is told by flags, so nothing is copied. Names
+are those of the symbols in `backends/llvm/externals.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ostinato.lower.arrays import Array, Memory, in_memory, is_one
+from ostinato.lower.loopnest import Const, Expr
+from ostinato.lower.scalarize import Block
+
+_LETTER = {"float32": "s", "float64": "d"}
+
+# From how many rows on the library is faster than loops of our own, as measured.
+LAPACK = {"cholesky": 48, "solve_triangular": 48, "lu": 48, "lu_solve": 48}
+
+# A routine by its name without the letter of the dtype, and its arguments: flags as letters, arrays, numbers.
+Routine = tuple[str, list[Any]]
+
+
+def flag(block: Block) -> Expr:
+    """A place for whether something failed, 0 at first: a routine cannot fail by itself."""
+    place = block.nest.alloc(block.int(1), "int64")
+    block.nest.emit_store(place, block.int(0), block.int(0))
+    return place
+
+
+def lapack(
+    block: Block, what: str, n: Expr, ours: Callable[[], None], theirs: Callable[[], Routine], failed: Expr | None
+) -> None:
+    """Loops of our own or the library, by the number of rows; `failed` is raised if LAPACK's info is not 0."""
+    nest = block.nest
+    limit = block.int(LAPACK[what])
+    with nest.when(block.op("le", n, limit, dtype="bool")):
+        ours()
+    with nest.when(block.op("gt", n, limit, dtype="bool")):
+        name, args = theirs()
+        info = _call(block, name, args)
+        if failed is not None and info is not None:
+            bad = block.op("neq", info, block.int(0), dtype="bool")
+            now = nest.load(failed, block.int(0), "int64")
+            nest.emit_store(failed, block.int(0), block.op("where", bad, block.int(1), now, dtype="int64"))
+
+
+def _call(block: Block, name: str, args: list[Any]) -> Expr | None:
+    """A routine of the dtype of the arrays among its args, which it may all change."""
+    nest = block.nest
+    arrays = [a for a in args if isinstance(a, Array)]
+    given: list[Expr] = []
+    for a in args:
+        if isinstance(a, str):
+            given.append(nest.const(ord(a), "uint8"))
+        elif isinstance(a, Array):
+            given.append(_address(block, a))
+        elif a.dtype == "int64":
+            given.append(block.op("cast", a, dtype="int32"))
+        else:
+            given.append(a)
+    module = "blas" if name in ("gemm", "trsm") else "lapack"
+    pointers = [a.memory.pointer for a in arrays if a.memory is not None]
+    others = [a for a in args if not isinstance(a, (str, Array)) and a.dtype == "ptr"]
+    symbol = f"{module}.{_LETTER[arrays[0].dtype]}{name}"
+    return nest.extern(symbol, given, [*pointers, *others], has_info=module == "lapack")
+
+
+def _address(block: Block, x: Array) -> Expr:
+    assert x.memory is not None
+    if isinstance(x.memory.offset, Const) and x.memory.offset.value == 0:
+        return x.memory.pointer
+    n_bytes = block.nest.mul(x.memory.offset, block.int(4 if x.dtype == "float32" else 8))
+    return block.op("advance", x.memory.pointer, n_bytes, dtype="ptr")
+
+
+def trsm(block: Block, a: Array, x: Array, lower: bool, unit: bool) -> Routine:
+    """x = inverse(a) @ x, in place, for a triangular a with contiguous rows or columns and x in C order.
+
+    For Fortran x is transposed, so the inverse is applied from the right.
+    """
+    assert a.memory is not None
+    by_rows = is_one(a.memory.strides[1])
+    triangle = "U" if lower == by_rows else "L"
+    step = _leading(block, a.memory.strides[0 if by_rows else 1], a.sizes[0])
+    one = block.nest.const(1.0, a.dtype)
+    columns, rows = x.sizes[1], x.sizes[0]
+    flags = ["R", triangle, "N" if by_rows else "T", "U" if unit else "N"]
+    return "trsm", [*flags, columns, rows, one, a, step, x, _leading(block, columns, columns)]
+
+
+def _leading(block: Block, step: Expr, size: Expr) -> Expr:
+    """The distance of rows (or columns) as Fortran wants it: not less than their length, nor than 1."""
+    return block.op("maximum", block.op("maximum", step, size), block.int(1))
+
+
+def gemm(block: Block, a: Array, b: Array, c: Array) -> bool:
+    """c = a @ b by the library, for matrices in memory; False, and nothing emitted, where that cannot be done.
+
+    Each must have contiguous rows or contiguous columns, known when the graph is lowered; no element may
+    stand at several indices.
+    """
+    if c.dtype not in _LETTER or not all(x.memory is not None and any(map(is_one, _strides(x))) for x in (a, b, c)):
+        return False
+    if not is_one(_strides(c)[1]):  # columns: the transposed product, in C order
+        return gemm(block, _flipped(block, b), _flipped(block, a), _flipped(block, c))
+    (rows, columns), inner = c.sizes, a.sizes[1]
+    kind_b, step_b = _as_fortran(block, b)
+    kind_a, step_a = _as_fortran(block, a)
+    zero, one = block.nest.const(0.0, c.dtype), block.nest.const(1.0, c.dtype)
+    step_c = _leading(block, _strides(c)[0], columns)
+    args = [kind_b, kind_a, columns, rows, inner, one, b, step_b, a, step_a, zero, c, step_c]
+    block.nest.repeats_blas |= block.nest.in_loop
+    _call(block, "gemm", args)
+    return True
+
+
+def _strides(x: Array) -> tuple[Expr, ...]:
+    assert x.memory is not None
+    return x.memory.strides
+
+
+def _flipped(block: Block, x: Array) -> Array:
+    assert x.memory is not None
+    region = Memory(x.memory.pointer, x.memory.offset, x.memory.strides[::-1])
+    return in_memory(block.nest, x.dtype, x.sizes[::-1], region)
+
+
+def _as_fortran(block: Block, x: Array) -> tuple[str, Expr]:
+    """The flag for a matrix whose transpose is meant, and its leading dimension."""
+    rows, columns = _strides(x)
+    if is_one(columns):
+        return "N", _leading(block, rows, x.sizes[1])
+    return "T", _leading(block, columns, x.sizes[0])
