@@ -16,10 +16,20 @@ from ostinato.lower.scalarize import Block
 _LETTER = {"float32": "s", "float64": "d"}
 
 # From how many rows on the library is faster than loops of our own, as measured.
-LAPACK = {"cholesky": 48, "solve_triangular": 48, "lu": 48, "lu_solve": 48}
+LAPACK = {"cholesky": 32, "solve_triangular": 64, "lu": 32, "lu_solve": 32}
 
 # A routine by its name without the letter of the dtype, and its arguments: flags as letters, arrays, numbers.
 Routine = tuple[str, list[Any]]
+
+
+def prepare_for_library(block: Block, n: Expr) -> None:
+    """Note that the library may be called, unless so few rows never are given to it.
+
+    OpenBLAS starts threads for systems of any size, and on a busy machine they may wait milliseconds for
+    each other: so solving works in one thread, within loops and outside of them.
+    """
+    if not (isinstance(n, Const) and n.value <= min(LAPACK.values())):
+        block.nest.one_blas_thread = True
 
 
 def flag(block: Block) -> Expr:
@@ -111,7 +121,7 @@ def gemm(block: Block, a: Array, b: Array, c: Array) -> bool:
     zero, one = block.nest.const(0.0, c.dtype), block.nest.const(1.0, c.dtype)
     step_c = _leading(block, _strides(c)[0], columns)
     args = [kind_b, kind_a, columns, rows, inner, one, b, step_b, a, step_a, zero, c, step_c]
-    block.nest.repeats_blas |= block.nest.in_loop
+    block.nest.one_blas_thread |= block.nest.in_loop
     _call(block, "gemm", args)
     return True
 

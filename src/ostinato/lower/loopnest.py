@@ -195,7 +195,7 @@ class Nest:
         self._serials: dict[Var, int] = {}
         self._outside: dict[For, list[Stmt]] = {}  # what comes before a loop that is being made
         self.routines: dict[str, Routine] = {}
-        self.repeats_blas = False  # whether a loop calls a library that might start threads
+        self.one_blas_thread = False  # whether it calls a library where threads would cost more than they bring
 
     @property
     def in_loop(self) -> bool:

@@ -9,13 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ostinato.graph import Graph, Node
-from ostinato.lower import linalg, loops, products, rules, writes
+from ostinato.lower import elimination, linalg, loops, products, rules, writes
 from ostinato.lower.arrays import Array, Memory, contiguous_strides, copy_all, in_memory, new_array, scalar
 from ostinato.lower.callouts import GaveUpMidwayError
 from ostinato.lower.loopnest import Expr, Knows, Nest, Var, format_nest
 from ostinato.lower.scalarize import Block
 
-_RULE_FILES = (linalg, loops, products, rules, writes)  # imported because that enters their rules into the table
+_RULE_FILES = (elimination, linalg, loops, products, rules, writes)  # importing them enters their rules into the table
 
 
 @dataclass(frozen=True)

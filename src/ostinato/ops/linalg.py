@@ -24,7 +24,7 @@ from ostinato.ops.leaf import as_operands, describe
 from ostinato.ops.loop import item
 from ostinato.ops.movement import dimshuffle, reshape, swapaxes
 from ostinato.ops.op import Op, Sample, register
-from ostinato.ops.sizes import broadcast_sizes, sizes, unbroadcast
+from ostinato.ops.sizes import broadcast_sizes, product, sizes, unbroadcast
 from ostinato.types import FLOATS, TensorType, TupleType, broadcast_static, promote
 
 # ---- what the primitives share --------------------------------------------------------------------
@@ -467,7 +467,7 @@ def matrix_dot(*matrices: Any) -> Any:
     return result
 
 
-def matrix_power(x: Any, n: int) -> Any:
+def matrix_power(x: Any, n: Any) -> Any:
     """The matrix `x` (or each of a stack) to the power of an int, by repeated squaring; negative powers invert."""
     if not isinstance(n, (int, np.integer)) or isinstance(n, bool):
         raise OstinatoTypeError(f"matrix_power: the exponent is an int, not {n!r}")
@@ -490,8 +490,7 @@ def kron(a: Any, b: Any) -> Any:
     if (x.type.ndim, y.type.ndim) != (2, 2):
         raise OstinatoTypeError(f"kron: expected two matrices, got {describe(x)} and {describe(y)}")
     blocks = dimshuffle(x, 0, "x", 1, "x") * dimshuffle(y, "x", 0, "x", 1)
-    (m, n), (p, q) = sizes(x), sizes(y)
-    return reshape(blocks, (m * p, n * q))
+    return reshape(blocks, [product(pair) for pair in zip(sizes(x), sizes(y), strict=True)])
 
 
 __all__ = [

@@ -96,7 +96,7 @@ class Native:
         called = where_called(graph, nest.sites)
         self.report = Report("compiled to one native function for all sizes", seconds, texts, called)
         self._function = _FUNCTION(self._compiled.address)
-        if self.program.nest.repeats_blas:
+        if self.program.nest.one_blas_thread:
             self._function = one_blas_thread()(self._function)
         self._otherwise: Executable | None = None
         self._types = [(np.dtype(r.type.dtype), r.type.ndim) for r in graph.results]
