@@ -553,3 +553,17 @@ def test_integer_powers(dtype: str) -> None:
         np.testing.assert_array_equal(f(-bases, powers), (-bases) ** powers)
         with pytest.raises(OstinatoValueError, match="negative integer powers"):
             f(bases, -powers)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_ranges_of_floats(dtype: str) -> None:
+    inputs = [T.TensorType(dtype, ())(name) for name in ("start", "stop", "step")]
+    f = compiled(inputs, [T.arange(*inputs), T.arange(*inputs).sum()], "native")
+    for given in [(0.0, 1.0, 0.1), (1.0, -2.0, -0.3), (2.0, 1.0, 0.5), (0.5, 7.5, 1.0), (0.0, 0.0, 1.0)]:
+        start, stop, step = (np.dtype(dtype).type(v) for v in given)
+        found, total = f(start, stop, step)
+        wanted = np.arange(start, stop, step, dtype=dtype)
+        np.testing.assert_allclose(found, wanted, rtol=1e-6 if dtype == "float32" else 1e-14, atol=1e-7)
+        np.testing.assert_allclose(total, wanted.sum(), rtol=1e-5)
+    with pytest.raises(OstinatoValueError, match="step cannot be 0"):
+        f(0.0, 1.0, 0.0)

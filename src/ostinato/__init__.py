@@ -8,6 +8,7 @@ from ostinato._version import __version__
 from ostinato.config import config
 from ostinato.errors import (
     DisconnectedInputError,
+    LinearAlgebraError,
     MissingInputError,
     NoGradientError,
     OstinatoError,
@@ -34,6 +35,7 @@ __all__ = [
     "Function",
     "Graph",
     "In",
+    "LinearAlgebraError",
     "MissingInputError",
     "NoGradientError",
     "Node",

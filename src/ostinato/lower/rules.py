@@ -354,8 +354,8 @@ def _trip_count(block: Block, node: Node) -> Array:
 def _arange(block: Block, node: Node) -> Array:
     start, stop, step = (block.scalar(i) for i in node.inputs)
     dtype = node.type.dtype
-    if not (start.dtype == stop.dtype == step.dtype == "int64"):
-        raise UnsupportedError("arange of floats")
+    if start.dtype != "int64":
+        return _arange_of_floats(block, start, stop, step, dtype)
     if not isinstance(step, Const):
         raise UnsupportedError("arange with a step that is not known")
     span = block.op("sub", stop, start) if step.value > 0 else block.op("sub", start, stop)
@@ -366,6 +366,24 @@ def _arange(block: Block, node: Node) -> Array:
     def at(index: Index) -> Expr:
         value = block.nest.add(start, block.nest.mul(index[0], step))
         return value if dtype == "int64" else block.op("cast", value, dtype=dtype)
+
+    return Array(dtype, (length,), at)
+
+
+def _arange_of_floats(block: Block, start: Expr, stop: Expr, step: Expr, dtype: str) -> Array:
+    """As NumPy: the distance of two numbers is that of the first two."""
+    nest, source = block.nest, start.dtype
+    steps = block.op("ceil", block.op("true_div", block.op("sub", stop, start), step))
+    most = nest.const(2.0**53, source)
+    block.fail_unless(block.op("lt", steps, most, dtype="bool"))  # neither NaN nor infinite
+    some = block.op("maximum", steps, nest.const(0.0, source))
+    length = nest.let(block.op("cast", some, dtype="int64"), "length")
+    distance = nest.let(block.op("sub", block.op("add", start, step), start))
+
+    def at(index: Index) -> Expr:
+        place = block.op("cast", index[0], dtype=source)
+        value = block.op("add", start, block.op("mul", place, distance))
+        return value if dtype == source else block.op("cast", value, dtype=dtype)
 
     return Array(dtype, (length,), at)
 
