@@ -567,3 +567,5 @@ def test_ranges_of_floats(dtype: str) -> None:
         np.testing.assert_allclose(total, wanted.sum(), rtol=1e-5)
     with pytest.raises(OstinatoValueError, match="step cannot be 0"):
         f(0.0, 1.0, 0.0)
+    with pytest.raises(OstinatoValueError, match="step cannot be 0"):
+        f(1.0, 0.0, 0.0)

@@ -375,7 +375,7 @@ def _arange_of_floats(block: Block, start: Expr, stop: Expr, step: Expr, dtype: 
     nest, source = block.nest, start.dtype
     steps = block.op("ceil", block.op("true_div", block.op("sub", stop, start), step))
     most = nest.const(2.0**53, source)
-    block.fail_unless(block.op("lt", steps, most, dtype="bool"))  # neither NaN nor infinite
+    block.fail_unless(block.op("lt", block.op("abs", steps), most, dtype="bool"))  # nor NaN, as for a step of 0
     some = block.op("maximum", steps, nest.const(0.0, source))
     length = nest.let(block.op("cast", some, dtype="int64"), "length")
     distance = nest.let(block.op("sub", block.op("add", start, step), start))
