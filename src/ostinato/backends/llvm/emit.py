@@ -82,7 +82,10 @@ def knows(name: str, operands: Sequence[str], result: str) -> bool:
     dtype = operands[0]
     if name in RULES:
         return has_rule(name, dtype)
-    return name in vector_math.SUPPORTED and dtype in ("float32", "float64")
+    if name == "pow" and not is_float(dtype):
+        return dtype != "bool"
+    known = name in vector_math.SUPPORTED or name in library_calls.SPECIAL
+    return known and dtype in ("float32", "float64")
 
 
 class Scope:
