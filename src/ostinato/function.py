@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,6 +27,7 @@ from ostinato.graph import Graph, Node, leaves, substitute, topological
 from ostinato.ops.leaf import CONSTANT, INPUT, SHARED, describe, new_input
 from ostinato.rewrite.pipeline import rewrite
 from ostinato.shared import SharedVariable
+from ostinato.types import TensorType
 from ostinato.values import as_variable, convert, fit, is_ready
 from ostinato.verify import verify
 
@@ -76,15 +77,21 @@ class In:
         self.value = value
         self.allow_downcast = allow_downcast
         self.strict = strict
+        self._labels: dict[int, str] = {}  # how messages name it, by position; it takes long to put together
 
     def convert(self, value: Any, position: int, allow_downcast: bool | None) -> np.ndarray[Any, Any]:
         """An argument as an array of the variable's type; raises OstinatoTypeError if it is none."""
         if is_ready(value, self.variable.type):
             return value
-        what = f"input {position}{f' {self.name!r}' if self.name else ''}{at(self.variable.source)}"
         own = allow_downcast if self.allow_downcast is None else self.allow_downcast
         fix = ", or compile with allow_input_downcast=True"
-        return convert(value, self.variable.type, what, own, self.strict, fix)
+        return convert(value, self.variable.type, self._label(position), own, self.strict, fix)
+
+    def _label(self, position: int) -> str:
+        if position not in self._labels:
+            name = f" {self.name!r}" if self.name else ""
+            self._labels[position] = f"input {position}{name}{at(self.variable.source)}"
+        return self._labels[position]
 
 
 class Out:
@@ -111,6 +118,8 @@ class Function:
     name : str or None
     graph : Graph
         What is computed, after all rewrites: inputs and shared variables to outputs and updates.
+    compilations : int
+        How often it was compiled to native code: once for all sizes, and 0 if it is interpreted.
     """
 
     def __init__(
@@ -123,8 +132,19 @@ class Function:
         self._allow_downcast = allow_input_downcast
         names = [i.name for i in closed.inputs]
         self._by_name = {n: k for k, n in enumerate(names) if n and names.count(n) == 1}
+        self._kinds = [_kind(i.variable.type) for i in closed.inputs]
         self._defaults = [_default(i, k, allow_input_downcast) for k, i in enumerate(closed.inputs)]
         self._run = find_backend(mode)(closed.graph)
+        # The C function of natively compiled code: it takes arrays that are ready, and returns None for others.
+        # It is all there is to do in a plain function: no shared variables, and outputs as they come.
+        self._is_plain = not closed.shared and not closed.updated and keys in ("one", "list")
+        single = self._is_plain and keys == "one"
+        self._direct = None if any(i.strict for i in closed.inputs) else _direct(self._run, single)
+
+    @property
+    def compilations(self) -> int:
+        """How often the function was compiled to native code: once for all sizes; 0 if it is interpreted."""
+        return getattr(self._run, "compilations", 0)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the computation.
@@ -147,17 +167,45 @@ class Function:
         -----
         Shared variables are updated together after everything was computed. If anything fails, none is.
         """
+        if self._direct is not None:
+            # Where arguments stand is found out here, all else about them by the C function.
+            given = args if len(args) == len(self._inputs) and not kwargs else self._in_order(args, kwargs)
+            found = self._direct(*given) if self._is_plain else self._direct(*given, *self._shared_values())
+            if found is not None:
+                return found if self._is_plain else self._finished(found)
         arrays = self._arguments(args, kwargs)
-        if self._shared:
-            with _SHARED_VALUES:
-                arrays += [s._value for s in self._shared]
-        results = _fresh(self._run(arrays), arrays)
-        n = len(results) - len(self._updated)
+        arrays += self._shared_values()
+        found = self._direct(*arrays) if self._direct is not None else None
+        if found is not None:
+            return found if self._is_plain else self._finished(found)
+        return self._finished(_fresh(self._run(arrays), arrays))
+
+    def _in_order(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Sequence[Any]:
+        """Arguments and defaults by position; None among them, or too many, if anything is wrong."""
+        given = [*args, *self._defaults[len(args) :]]
+        for name, value in kwargs.items():
+            position = self._by_name.get(name, -1)
+            if position < len(args):
+                return (None,)
+            given[position] = value
+        return given
+
+    def _shared_values(self) -> list[Any]:
+        if not self._shared:
+            return []
+        with _SHARED_VALUES:
+            return [s._value for s in self._shared]
+
+    def _finished(self, results: list[Any]) -> Any:
+        """Commit updates; the outputs as they were asked for."""
         if self._updated:
+            n = len(results) - len(self._updated)
+            values = results[n:]
+            del results[n:]
             with _SHARED_VALUES:
-                for variable, value in zip(self._updated, results[n:], strict=True):
+                for variable, value in zip(self._updated, values, strict=True):
                     variable._value = value
-        return self._shaped(results[:n])
+        return results if self._keys == "list" else self._shaped(results)
 
     def explain(self, stage: str | None = None) -> str:
         """What was made of the computation, in plain words; or the text of one stage of compiling it.
@@ -180,11 +228,15 @@ class Function:
     def _arguments(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
         given: list[Any] = [None] * len(self._inputs)
         given[: len(args)] = args[: len(given)]
-        problems = self._place_keywords(given, len(args), kwargs)
+        problems = self._place_keywords(given, len(args), kwargs) if kwargs else []
         if len(args) > len(given):
             problems.append(f"expected at most {len(given)} argument(s), got {len(args)}")
-        arrays = []
-        for position, (spec, value, default) in enumerate(zip(self._inputs, given, self._defaults, strict=True)):
+        arrays: list[Any] = []
+        expected = zip(self._inputs, self._kinds, given, self._defaults, strict=True)
+        for position, (spec, (dtype, ndim), value, default) in enumerate(expected):
+            if type(value) is np.ndarray and value.dtype is dtype and value.ndim == ndim:
+                arrays.append(value)  # what every call asks first, so it is quick
+                continue
             if value is None and default is None:
                 problems.append(f"missing input {position}: {describe(spec.variable)}")
                 continue
@@ -224,6 +276,17 @@ class Function:
 
     def __repr__(self) -> str:
         return f"<ostinato {self}>"
+
+
+def _kind(type_: TensorType) -> tuple[np.dtype[Any], int]:
+    """Dtype and number of dimensions that tell that an array fits; -1 if its sizes must be looked at too."""
+    known = any(s is not None for s in type_.shape)
+    return np.dtype(type_.dtype), -1 if known else type_.ndim
+
+
+def _direct(run: Any, single: bool) -> Callable[..., Any] | None:
+    make = getattr(run, "direct", None)
+    return None if make is None else make(single)
 
 
 def _default(spec: In, position: int, allow_downcast: bool | None) -> np.ndarray[Any, Any] | None:

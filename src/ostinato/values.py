@@ -14,6 +14,13 @@ from ostinato.types import DTYPES, FLOATS, TensorType, fits, is_lossless
 
 Array = np.ndarray[Any, Any]
 
+# NumPy takes long to find the dtype of a name.
+_NUMPY_DTYPES = {name: np.dtype(name) for name in DTYPES}
+# Integers up to here, and their negatives, are numbers of these dtypes.
+_EXACT_UP_TO = {"float16": 2**11, "float32": 2**24, "float64": 2**53}
+_EXACT_UP_TO |= {name: 2 ** (int(name[3:]) - 1) - 1 for name in DTYPES if name.startswith("int")}
+_NATIVE_DTYPES = frozenset(_NUMPY_DTYPES.values())
+
 
 def convert(
     value: Any,
@@ -44,12 +51,17 @@ def convert(
     if is_ready(value, type_):
         return value
     dtype = type_.dtype
-    array = as_array(value, f"{what}: expected {type_}, got")
+    if type(value) is int and not type_.shape and not strict and abs(value) <= _EXACT_UP_TO.get(dtype, -1):
+        return np.array(value, dtype)
+    try:
+        array = _array_of(value)
+    except _NotAnArrayError as problem:
+        raise OstinatoTypeError(f"{what}: expected {type_}, got {problem}") from problem.__cause__
     if not _shape_fits(array, type_):
         raise OstinatoTypeError(f"{what}: expected {type_}, got {_shown(value, array)}{_shape_hint(array, type_)}")
     if strict and getattr(value, "dtype", None) != dtype:
         raise OstinatoTypeError(f"{what}: expected an array of exactly {dtype}, got {_shown(value, array)}")
-    if array.dtype == dtype:
+    if array.dtype == _NUMPY_DTYPES[dtype]:
         return array
     converted = _cast(value, array, dtype, allow_downcast, fix)
     if isinstance(converted, str):
@@ -69,18 +81,31 @@ def as_array(value: Any, what: str) -> Array:
     OstinatoTypeError
         If no array can be made of the value, or its dtype is not supported.
     """
+    try:
+        return _array_of(value)
+    except _NotAnArrayError as problem:
+        raise OstinatoTypeError(f"{what} {problem}") from problem.__cause__
+
+
+class _NotAnArrayError(Exception):
+    """What came instead of an array, in words that follow 'got'."""
+
+
+def _array_of(value: Any) -> Array:
     if isinstance(value, Node):
-        raise OstinatoTypeError(f"{what} the symbolic variable {value!r}, which has no value; see givens of function")
+        raise _NotAnArrayError(f"the symbolic variable {value!r}, which has no value; see givens of function")
     if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
-        raise OstinatoTypeError(f"{what} a masked array, whose mask would be lost; fill it first: value.filled(...)")
+        raise _NotAnArrayError("a masked array, whose mask would be lost; fill it first: value.filled(...)")
     try:
         foreign = not hasattr(value, "__array__") and hasattr(value, "__dlpack__")
         array: Array = np.from_dlpack(value) if foreign else np.asarray(value)
     except (ValueError, TypeError, RuntimeError, BufferError, OverflowError) as error:
         kind = type(value).__name__
-        raise OstinatoTypeError(f"{what} a value of type {kind} that is no array: {error}") from error
+        raise _NotAnArrayError(f"a value of type {kind} that is no array: {error}") from error
+    if array.dtype in _NATIVE_DTYPES:
+        return array
     if array.dtype.name not in DTYPES:
-        raise OstinatoTypeError(f"{what} {_unsupported(value, array)}")
+        raise _NotAnArrayError(_unsupported(value, array))
     return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
 
 
@@ -104,14 +129,19 @@ def _shown(value: Any, array: Array) -> str:
 
 def is_ready(value: Any, type_: TensorType) -> bool:
     """Whether a value is an array of the type already; what every call asks first, so it is quick."""
-    if type(value) is not np.ndarray or value.dtype != type_.dtype:
+    if type(value) is not np.ndarray:
         return False
-    shape = type_.shape
-    return value.ndim == len(shape) and (not shape or _shape_fits(value, type_))
+    dtype = _NUMPY_DTYPES[type_.dtype]
+    if value.dtype is not dtype and value.dtype != dtype:
+        return False
+    return _shape_fits(value, type_)
 
 
 def _shape_fits(array: Array, type_: TensorType) -> bool:
-    return array.ndim == type_.ndim and all(s is None or s == n for s, n in zip(type_.shape, array.shape, strict=True))
+    shape = type_.shape
+    if array.ndim != len(shape):
+        return False
+    return shape.count(None) == len(shape) or all(s is None or s == n for s, n in zip(shape, array.shape, strict=True))
 
 
 def _shape_hint(array: Array, type_: TensorType) -> str:

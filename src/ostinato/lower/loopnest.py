@@ -3,7 +3,7 @@
     expr  = Const | Var | Op(name, exprs) | Load(pointer, offset)
     stmt  = Let(var, expr)                          evaluate now, name the value
           | Store(pointer, offset, expr)            offsets count elements
-          | Alloc(var, count)                       memory that lives until the end of the enclosing scope
+          | Alloc(var, count, result)               memory that lives until the end of the enclosing scope
           | For(var, stop, body, carried, until)    var counts 0, 1, …; carried values pass from pass to pass
           | Fail(condition)                         give up; the reference interpreter says why
           | Call(routine, exprs)                    a loop nest with params of its own, written once
@@ -24,7 +24,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -53,9 +53,12 @@ class Store:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Alloc:
+    """`result`: where among the words of the results the address is noted, for memory that the caller keeps."""
+
     var: Var
     count: Expr
     dtype: str
+    result: int | None = None
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -277,6 +280,16 @@ class Nest:
         self.emit(Data(var, array, place))
         return var
 
+    def can_keep(self, pointer: Expr) -> bool:
+        """Whether memory is allocated here, out of all loops."""
+        return any(isinstance(stmt, Alloc) and stmt.var is pointer for stmt in self.body)
+
+    def keep(self, pointer: Expr, word: int) -> None:
+        """Let the caller keep the memory at `pointer`, its address in a word of the results."""
+        for k, stmt in enumerate(self.body):
+            if isinstance(stmt, Alloc) and stmt.var is pointer:
+                self.body[k] = replace(stmt, result=word)
+
     def call(self, name: str, args: Mapping[str, Expr], writes: Expr, body: Callable[[dict[str, Expr]], None]) -> None:
         """A call of the routine `name`; where there is none yet, `body` writes it in terms of its params."""
         if name not in self.routines:
@@ -380,7 +393,8 @@ def _lines(stmt: Stmt, indent: str) -> Iterator[str]:
     elif isinstance(stmt, Store):
         yield f"{indent}{format_expr(stmt.pointer)}[{format_expr(stmt.offset)}] = {format_expr(stmt.value)}"
     elif isinstance(stmt, Alloc):
-        yield f"{indent}{stmt.var.name} = alloc {stmt.dtype}[{format_expr(stmt.count)}]"
+        kept = "" if stmt.result is None else f" kept as results[{stmt.result}]"
+        yield f"{indent}{stmt.var.name} = alloc {stmt.dtype}[{format_expr(stmt.count)}]{kept}"
     elif isinstance(stmt, Fail):
         yield f"{indent}fail if {format_expr(stmt.condition)}"
     elif isinstance(stmt, Call):

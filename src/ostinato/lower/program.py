@@ -1,7 +1,8 @@
 """A whole function as a loop nest with its calling convention.
 
 Arguments arrive as 64-bit words: per param its address and its sizes, all arrays contiguous. Results
-leave the same way: per result its address within the workspace and its sizes.
+leave the same way. Each lies in memory of its own, which the caller keeps: what computes a result
+writes it there if it can, and only what lies elsewhere, in a param or as a part of something, is copied.
 """
 
 from __future__ import annotations
@@ -57,23 +58,26 @@ def _lowered(graph: Graph, nest: Nest) -> Program:
     block = Block(nest, graph, params)
     word = 0
     for held in _held(nest, block.lower(graph)):
+        for axis, size in enumerate(held.sizes):
+            nest.emit_store(results, nest.const(word + 1 + axis), size)
         assert held.memory is not None
-        words = [nest.op("address", held.memory.pointer, dtype="int64"), *held.sizes]
-        for w in words:
-            nest.emit_store(results, nest.const(word), w)
-            word += 1
+        nest.keep(held.memory.pointer, word)
+        word += 1 + held.ndim
     return Program(nest, arguments, results)
 
 
 def _held(nest: Nest, values: list[Array]) -> list[Array]:
-    """Results in memory that is theirs."""
+    """Results in memory that the caller can have, copied where it is not theirs alone."""
     held, copies = [], []
+    taken: set[Expr] = set()
     for value in values:
-        if value.memory is None or not value.memory.fresh:
+        memory = value.memory
+        if memory is None or not memory.fresh or memory.pointer in taken or not nest.can_keep(memory.pointer):
             copies.append((new_array(nest, value.dtype, value.sizes), value))
-            held.append(copies[-1][0])
-        else:
-            held.append(value)
+            value = copies[-1][0]
+        assert value.memory is not None
+        taken.add(value.memory.pointer)
+        held.append(value)
     copy_all(nest, copies)
     return held
 

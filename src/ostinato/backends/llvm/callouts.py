@@ -8,7 +8,9 @@ are kept alive until the same call-out of the same running call comes again.
 from __future__ import annotations
 
 import ctypes
+import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -20,7 +22,7 @@ from ostinato.ops.op import params_of
 from ostinato.types import TensorType, TupleType
 
 # Statuses are return codes of the compiled function; `emit` says what they mean.
-_DONE, _FAILED, _INTERRUPTED = 0, 2, 4
+_DONE, _FAILED, _INTERRUPTED = 0, 2, 5
 
 _ENTRY = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)
 
@@ -28,8 +30,8 @@ _ENTRY = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)
 class CallOuts:
     """The call-outs of one compiled function, and the constant arrays that it reads by address.
 
-    Calls from several threads at once, and from within each other, are told apart by the addresses of
-    their contexts.
+    Calls from several threads at once, and from within each other, are told apart: native code calls out in
+    the thread that called it, and of several calls there the last one is running.
 
     Attributes
     ----------
@@ -39,8 +41,7 @@ class CallOuts:
 
     def __init__(self, nodes: Sequence[Node], arrays: Sequence[np.ndarray[Any, Any]]) -> None:
         self._sites = [_Site(n) for n in nodes]
-        self._held: dict[int, dict[int, list[Any]]] = {}
-        self._errors: dict[int, BaseException] = {}
+        self._calls = threading.local()
         self._entry = _ENTRY(self._enter) if nodes else None
         self.address = ctypes.cast(self._entry, ctypes.c_void_p).value or 0 if self._entry else 0
         self._arrays = list(arrays)
@@ -49,23 +50,38 @@ class CallOuts:
 
     def _enter(self, site: int, words: int, context: int) -> None:
         """What native code calls. Nothing may be raised from here: it would be lost."""
+        call = self._calls.running[-1]
         try:
-            self._sites[site].run(words, self._held.setdefault(context, {}), site)
+            self._sites[site].run(words, call.held, site)
         except BaseException as error:
-            self._errors[context] = error
+            call.error = error
             _status(words, _FAILED)
 
-    def ended(self, context: Any, code: int) -> int:
-        """Let go of what a call of native code held; its return code, unless it was interrupted.
+    @contextmanager
+    def call(self) -> Iterator[Callable[[int], int]]:
+        """While this lasts, native code runs that calls out; the result is told the return code when it has ended."""
+        running = self._calls.__dict__.setdefault("running", [])
+        running.append(_Call())
+        try:
+            yield running[-1].ended
+        finally:
+            running.pop()
+
+
+class _Call:
+    """One running call of native code: what it holds, and what went wrong in a call-out."""
+
+    def __init__(self) -> None:
+        self.held: dict[int, list[Any]] = {}
+        self.error: BaseException | None = None
+
+    def ended(self, code: int) -> int:
+        """The return code of the native code, unless it was interrupted.
 
         An ordinary exception makes the call fail, and the interpreter tells why. What it could not repeat is
         raised here: an interruption, or a reference that breaks the promises of its op.
         """
-        if not self._sites:
-            return code
-        place = ctypes.addressof(context)
-        self._held.pop(place, None)
-        error = self._errors.pop(place, None)
+        error = self.error
         if error is not None and (not isinstance(error, Exception) or isinstance(error, VerificationError)):
             raise error
         if code == _INTERRUPTED:  # so early that no handler was there; Python has printed what it was

@@ -57,14 +57,17 @@ from ostinato.lower.scalarize import UnsupportedError
 _HIDDEN = ir.InlineAsm(ir.FunctionType(I64, [I64]), "", "=r,0")
 
 # Return codes of a compiled function.
-DONE, FAILED, TOO_SMALL = 0, 2, 3
+DONE, FAILED, TOO_SMALL, NO_MEMORY = 0, 2, 3, 4
 # The return code of a function that a call-out did not come back to: an exception passed it by.
-INTERRUPTED = 4
-# The words of the context: start, size and fill of the workspace in bytes, and how much was wanted; whom
-# call-outs call, and where the addresses of constant arrays stand that are no part of the code.
-BASE, CAPACITY, TOP, WANTED, CALL_OUT, ARRAYS = range(6)
-CONTEXT_WORDS = 6
+INTERRUPTED = 5
+# The words of the context: start, size and fill of the workspace in bytes, and how much was wanted; the runtime
+# (see pool.py) and the address of its `take`, which gives memory for results; whom call-outs call, and where the
+# addresses of constant arrays stand that are no part of the code.
+BASE, CAPACITY, TOP, WANTED, RUNTIME, TAKE, CALL_OUT, ARRAYS = range(8)
+N_CONTEXT = 8
+_TAKE_TYPE = ir.FunctionType(PTR, [PTR, I64])
 _ALIGN = 64
+_MOST = 1 << 48  # no machine has so many bytes
 _SIZES = {"bool": 1, "ptr": 8}
 
 
@@ -129,6 +132,8 @@ class Emitter:
         self.context: Any = function.args[2]  # None while a routine is written, which takes no memory
         self.failed = self._exit_block("failed", FAILED)
         self.too_small = self._exit_block("too_small", TOO_SMALL)
+        self.no_memory = self._exit_block("no_memory", NO_MEMORY)
+        self.results = function.args[1]
         self.scopes = [Scope(None, None, 0)]
         self.define(program.arguments, function.args[0])
         self.define(program.results, function.args[1])
@@ -254,14 +259,32 @@ class Emitter:
     def alloc(self, stmt: Alloc) -> None:
         """Take memory off the workspace; if there is not enough, say how much was wanted and return."""
         count, depth = self._value(stmt.count)
+        if stmt.result is not None:
+            return self.define(stmt.var, self._kept(stmt.dtype, count, stmt.result))
         self.scopes[depth].takes_memory = True
         with self._at(depth):
             pointer = self._taken(stmt.dtype, count)
         self.scopes[depth].values[stmt.var] = pointer
+        return None
+
+    def _kept(self, dtype: str, count: Any, word: int) -> Any:
+        """Memory that the caller keeps. It is noted at once, so that the caller can free it if the function fails."""
+        b = self.builder
+        take = b.inttoptr(b.load(self._word(TAKE), typ=I64), _TAKE_TYPE.as_pointer())
+        pointer = b.call(take, [b.load(self._word(RUNTIME), typ=PTR), self._n_bytes(dtype, count)])
+        b.store(pointer, b.gep(self.results, [I64(word)], inbounds=True, source_etype=I64))
+        self._branch_out(b.icmp_unsigned("!=", pointer, PTR(None)), self.no_memory)
+        return pointer
+
+    def _n_bytes(self, dtype: str, count: Any) -> Any:
+        """The bytes of so many elements; more than there are for a count so large that the product would overflow."""
+        b = self.builder
+        sane = b.icmp_unsigned("<=", count, I64(_MOST))
+        return b.select(sane, b.mul(count, I64(item_size(dtype))), I64(_MOST))
 
     def _taken(self, dtype: str, count: Any) -> Any:
         b = self.builder
-        n_bytes = b.mul(count, I64(item_size(dtype)))
+        n_bytes = self._n_bytes(dtype, count)
         rounded = b.and_(b.add(n_bytes, I64(_ALIGN - 1)), I64(-_ALIGN))
         top = b.load(self._word(TOP), typ=I64)
         new_top = b.add(top, rounded)
