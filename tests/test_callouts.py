@@ -246,7 +246,7 @@ def test_every_op_on_every_dtype_that_it_takes(op: Op) -> None:
     for found, wanted in zip(run(arrays), expected, strict=True):
         assert (found.dtype, found.shape) == (wanted.dtype, wanted.shape)
         tolerance = {"float64": 1e-13, "float32": 2e-6}.get(found.dtype.name, 0)
-        np.testing.assert_allclose(found, wanted, rtol=tolerance)
+        np.testing.assert_allclose(found, wanted, rtol=tolerance, atol=tolerance)
 
 
 def _converted(array: np.ndarray[Any, Any], dtype: str) -> np.ndarray[Any, Any]:
