@@ -1,6 +1,8 @@
-"""Run the Python blocks of the README and the docs as tests."""
+"""Run the Python blocks of the README and the docs as tests, and keep compiled code in a folder of the run's own."""
 
 import os
+import shutil
+import tempfile
 
 from hypothesis import settings
 from sybil import Sybil
@@ -8,6 +10,18 @@ from sybil.parsers.myst import PythonCodeBlockParser, SkipParser
 
 # Plots in documents are drawn, never shown.
 os.environ.setdefault("MPLBACKEND", "Agg")
+
+# Set before Ostinato is imported; workers, and the processes that tests start, inherit it.
+_is_worker = "PYTEST_XDIST_WORKER" in os.environ
+if not _is_worker:
+    os.environ["OSTINATO_CACHE_DIR"] = tempfile.mkdtemp(prefix="ostinato-test-cache-")
+
+
+def pytest_unconfigure() -> None:
+    """Delete that folder, which the workers share, once all are done."""
+    if not _is_worker:
+        shutil.rmtree(os.environ["OSTINATO_CACHE_DIR"], ignore_errors=True)
+
 
 # Workers share the processors, so how long one example takes says nothing.
 settings.register_profile("ostinato", deadline=None)

@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 
 # Products as small as these gain nothing from threads, which wait for each other on a busy machine.
 os.environ.update(OPENBLAS_NUM_THREADS="1", MKL_NUM_THREADS="1", OMP_NUM_THREADS="1", VECLIB_MAXIMUM_THREADS="1")
+os.environ["OSTINATO_CACHE"] = "0"  # compiling is timed, not loading; that is what cache.py does
 
 import numpy as np
 

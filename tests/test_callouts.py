@@ -65,7 +65,7 @@ def native(inputs: list[Any], outputs: list[Any]) -> Native:
     """The compiled function, which makes call-outs."""
     found = compile_graph(rewrite(Graph(tuple(inputs), tuple(outputs))))
     assert isinstance(found, Native)
-    assert found.program.nest.sites
+    assert found.build.program.nest.sites
     return found
 
 
@@ -220,7 +220,7 @@ def test_every_op_without_its_rule(without_rule: Op, sample: Sample) -> None:
     graph = Graph(tuple(inputs), (result,))
     run = compile_graph(graph)
     assert isinstance(run, Native)
-    assert without_rule in {n.op for n in run.program.nest.sites}
+    assert without_rule in {n.op for n in run.build.program.nest.sites}
     arrays = [np.asarray(a) for a in sample.arrays]
     (found,), (expected,) = run(arrays), compile_reference(graph)(arrays)
     assert (found.dtype, found.shape) == (np.asarray(expected).dtype, np.shape(expected))
@@ -304,7 +304,7 @@ def test_constant_arrays_of_any_size(n: int, dtype: str) -> None:
     np.testing.assert_array_equal(column, table.T[index, 0])
     whole[:] = 0  # what a function returns is the caller's own
     np.testing.assert_array_equal(run([index])[0], table)
-    assert len(run.llvm) < 100_000 + 4 * 65536
+    assert len(run.build.llvm) < 100_000 + 4 * 65536
 
 
 # ---- errors ---------------------------------------------------------------------------------------
@@ -469,4 +469,4 @@ def test_text_of_a_call_out() -> None:
 def test_code_has_no_addresses_of_this_process() -> None:
     x = T.dvector("x")
     graph = Graph((x,), (positive(x) + T.constant(np.arange(9000.0))[0],))
-    assert Native(graph).llvm == Native(graph).llvm
+    assert Native(graph).build.llvm == Native(graph).build.llvm

@@ -21,6 +21,9 @@ FLAGS = {
     "floatX": "float64",
     "mode": "reference",
     "verify": False,
+    "cache": True,
+    "cache_dir": "",
+    "cache_size": 512,
     "device": "cpu",
     "compute_test_value": "off",
     "exception_verbosity": "low",
@@ -108,6 +111,15 @@ def test_flags_without_choices_take_anything(fresh: Config) -> None:
     assert fresh.device == "cuda0"
 
 
+@pytest.mark.parametrize("value", [-1, True, 1.5, "512", None])
+def test_a_number_that_is_none(fresh: Config, value: Any) -> None:
+    with pytest.raises(ostinato.OstinatoValueError) as caught:
+        fresh.cache_size = value
+    assert str(caught.value) == f"config.cache_size is an int of 0 or more, not {value!r}"
+    fresh.cache_size = 0
+    assert fresh.cache_size == 0
+
+
 @pytest.mark.parametrize(
     ("wrong", "hint"),
     [
@@ -115,7 +127,7 @@ def test_flags_without_choices_take_anything(fresh: Config) -> None:
         ("FLOATX", "did you mean 'floatX'?"),
         ("float_X", "did you mean 'floatX'?"),
         ("compute_test_values", "did you mean 'compute_test_value'?"),
-        ("warn_on_everything", "there is floatX, mode, verify, device"),
+        ("warn_on_everything", "there is floatX, mode, verify, cache"),
     ],
 )
 @pytest.mark.parametrize("how", ["get", "set", "change_flags"])
@@ -264,6 +276,15 @@ def test_a_wrong_environment_variable_is_named(variable: str, text: str, choices
     with pytest.raises(ostinato.OstinatoValueError) as caught:
         Config({variable: text})
     assert str(caught.value) == f"the environment variable {variable} is one of {choices}, not {text!r}"
+
+
+def test_numbers_in_the_environment() -> None:
+    assert Config({"OSTINATO_CACHE_SIZE": "64"}).cache_size == 64
+    for text in ("", "-1", "64 MB"):
+        with pytest.raises(ostinato.OstinatoValueError) as caught:
+            Config({"OSTINATO_CACHE_SIZE": text})
+        message = f"the environment variable OSTINATO_CACHE_SIZE is an int of 0 or more, not {text!r}"
+        assert str(caught.value) == message
 
 
 def _run(code: str, **environ: str) -> subprocess.CompletedProcess[str]:

@@ -225,7 +225,35 @@ def _info(args: list[str]) -> int:
     return 0
 
 
+# ---- cache ----------------------------------------------------------------------------------------
+
+
+def _cache(args: list[str]) -> int:
+    """Tell about the compiled code that is kept on disk, or delete it."""
+    parser = argparse.ArgumentParser(prog="ostinato cache", description=_COMMANDS["cache"].summary)
+    parser.add_argument("action", choices=["info", "clear"], help="tell where it is and how much; or delete it")
+    action = parser.parse_args(args).action
+    from ostinato.backends.llvm.cache import open_store
+
+    store = open_store()
+    if action == "clear":
+        found, left = store.clear(), len(store.entries())
+        print(f"{found} deleted" + (f", {left} could not be" if left else ""))
+        return 1 if left else 0
+    kept = store.entries()
+    rows = {
+        "directory": store.directory or "none",
+        "used": "yes" if store.is_usable() else f"no: {store.problem}",
+        "entries": len(kept),
+        "size": f"{sum(k.n_bytes for k in kept) / 2**20:.1f} MB of at most {store.cap >> 20} MB",
+    }
+    for name, value in rows.items():
+        print(f"{name:<10}{value}")
+    return 0
+
+
 _COMMANDS: dict[str, _Command] = {
     "run": _Command("run a script written for Theano, unchanged", _run),
     "info": _Command("show versions and configuration", _info),
+    "cache": _Command("show or clear the compiled code that is kept on disk", _cache),
 }

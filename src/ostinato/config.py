@@ -34,6 +34,9 @@ _FLAGS: dict[str, Flag] = {
     "verify": Flag(
         False, (False, True), "check every graph after every pass; the reference checks the types of values too"
     ),
+    "cache": Flag(True, (False, True), "keep compiled code on disk and load it from there"),
+    "cache_dir": Flag("", (), "the folder of compiled code; if empty, the platform's for the user's caches"),
+    "cache_size": Flag(512, (), "how many megabytes of compiled code are kept"),
     # Theano's switches for machinery that does not exist here. Scripts set them; nothing depends on them.
     "device": Flag("cpu", (), "accepted for Theano's sake; arrays live in the memory of the host"),
     "compute_test_value": Flag("off", ("off", "ignore", "warn", "raise"), "accepted for Theano's sake"),
@@ -120,6 +123,8 @@ def _checked(name: str, value: Any) -> Any:
     if name not in _FLAGS:
         raise UnknownFlagError(_unknown(name))
     choices = _FLAGS[name].choices
+    if type(_FLAGS[name].default) is int and (type(value) is not int or value < 0):
+        raise OstinatoValueError(f"config.{name} is an int of 0 or more, not {value!r}")
     chosen = [c for c in choices if isinstance(value, (str, int)) and c == value]
     if choices and not chosen:
         raise OstinatoValueError(f"config.{name} is one of {', '.join(map(repr, choices))}, not {value!r}")
@@ -130,6 +135,10 @@ def _from_environment(name: str, text: str | None) -> Any:
     flag = _FLAGS[name]
     if text is None:
         return flag.default
+    if type(flag.default) is int:
+        if not text.isdecimal():
+            raise OstinatoValueError(f"the environment variable {_variable(name)} is an int of 0 or more, not {text!r}")
+        return int(text)
     values = {str(c): c for c in flag.choices}
     if isinstance(flag.default, bool):
         values = {"0": False, "1": True, "false": False, "true": True}

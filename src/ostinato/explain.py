@@ -25,7 +25,10 @@ def explain(function: Function, report: Report | None, stage: str | None) -> str
     if report and report.seconds:
         total = sum(report.seconds.values())
         parts = ", ".join(f"{name} {seconds * 1e3:.0f}" for name, seconds in report.seconds.items())
-        lines.append(f"Compiling took {total * 1e3:.0f} ms ({parts}).")
+        what = "Loading" if report.loaded else "Compiling"
+        lines.append(f"{what} took {total * 1e3:.0f} ms ({parts}).")
+    if report and report.note:
+        lines.append(report.note)
     if report and report.called_out:
         lines.append(f"Calls out to NumPy: {', '.join(report.called_out)}.")
     lines.append(_count(function.graph))

@@ -9,11 +9,12 @@ from __future__ import annotations
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from ostinato.backends import find_backend
+from ostinato.backends import compile_closed
 from ostinato.config import config
 from ostinato.errors import (
     MissingInputError,
@@ -102,7 +103,7 @@ class Out:
 
 
 class _Closed(NamedTuple):
-    """A computation whose every leaf is accounted for."""
+    """A computation whose every leaf is accounted for, before any rewrite."""
 
     inputs: list[In]
     shared: list[SharedVariable]
@@ -126,7 +127,7 @@ class Function:
         self, closed: _Closed, keys: Any, mode: Any, name: str | None, allow_input_downcast: bool | None
     ) -> None:
         self.name = name
-        self.graph = closed.graph
+        self._closed, self._floatX = closed.graph, config.floatX
         self._inputs, self._shared, self._updated = closed.inputs, closed.shared, closed.updated
         self._keys = keys
         self._allow_downcast = allow_input_downcast
@@ -134,12 +135,23 @@ class Function:
         self._by_name = {n: k for k, n in enumerate(names) if n and names.count(n) == 1}
         self._kinds = [_kind(i.variable.type) for i in closed.inputs]
         self._defaults = [_default(i, k, allow_input_downcast) for k, i in enumerate(closed.inputs)]
-        self._run = find_backend(mode)(closed.graph)
+        if config.verify:
+            self.graph  # noqa: B018 - the passes are verified as they run
+        self._run = compile_closed(mode, closed.graph, lambda: self.graph)
         # The C function of natively compiled code: it takes arrays that are ready, and returns None for others.
         # It is all there is to do in a plain function: no shared variables, and outputs as they come.
         self._is_plain = not closed.shared and not closed.updated and keys in ("one", "list")
         single = self._is_plain and keys == "one"
         self._direct = None if any(i.strict for i in closed.inputs) else _direct(self._run, single)
+
+    @cached_property
+    def graph(self) -> Graph:
+        """What is computed, after all rewrites: inputs and shared variables to outputs and updates.
+
+        It is made when it is asked for: code that is loaded does not need it.
+        """
+        with config.change_flags(floatX=self._floatX):
+            return rewrite(self._closed)
 
     @property
     def compilations(self) -> int:
@@ -466,7 +478,7 @@ def _close(specs: list[In], results: list[Any], updated: list[SharedVariable], o
     graph = Graph((*params, *stand_ins.values()), tuple(substitute(results, stand_ins)))
     if config.verify:
         verify(graph, "when closed")
-    return _Closed(specs, shared, rewrite(graph), updated)
+    return _Closed(specs, shared, graph, updated)
 
 
 def _check_leaves(params: list[Any], specs: list[In], results: list[Any], on_unused: str) -> None:

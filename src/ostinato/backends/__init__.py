@@ -22,15 +22,19 @@ class Report:
     Attributes
     ----------
     how : in plain words, how the graph runs.
-    seconds : what each stage of compiling took.
+    seconds : what each stage of compiling, or of loading what was compiled before, took.
     texts : the text forms of stages by name, made when asked for.
     called_out : what compiled code calls NumPy for, and where.
+    loaded : whether it was compiled before and came from the cache.
+    note : a sentence more, or nothing.
     """
 
     how: str
     seconds: Mapping[str, float] = field(default_factory=dict)
     texts: Mapping[str, Callable[[], str]] = field(default_factory=dict)
     called_out: Sequence[str] = ()
+    loaded: bool = False
+    note: str = ""
 
 
 Executable = Callable[[Sequence[Any]], list[Any]]
@@ -48,11 +52,33 @@ _THEANO_MODES = ("FAST_RUN", "FAST_COMPILE", "Mode", "DebugMode", "DEBUG_MODE", 
 
 def find_backend(mode: Any) -> Backend:
     """The backend of a mode's name; `OstinatoValueError` for a name that is unknown."""
+    backend: Backend = _module(mode).compile_graph
+    return backend
+
+
+def compile_closed(mode: Any, closed: Graph, rewritten: Callable[[], Graph]) -> Executable:
+    """A closed Graph as a callable, by the backend of a mode.
+
+    Parameters
+    ----------
+    rewritten : makes the graph after all passes, which is what is compiled.
+
+    Notes
+    -----
+    A backend that can do without the rewritten graph, since it knows the closed one, has a function
+    `compile_closed(closed, rewritten)` beside its `compile_graph`.
+    """
+    module = _module(mode)
+    if hasattr(module, "compile_closed"):
+        return module.compile_closed(closed, rewritten)
+    return module.compile_graph(rewritten())
+
+
+def _module(mode: Any) -> Any:
     from ostinato.config import config
 
     name = config.mode if mode is None or mode in _THEANO_MODES else mode
     name = "reference" if name in _THEANO_MODES else name
     if name not in BACKENDS:
         raise OstinatoValueError(f"there is no mode {name!r}; there is {', '.join(sorted(BACKENDS))}")
-    backend: Backend = import_module(BACKENDS[name]).compile_graph
-    return backend
+    return import_module(BACKENDS[name])

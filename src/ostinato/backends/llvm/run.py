@@ -8,32 +8,38 @@ that names the step and the user's line.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
 
-from ostinato.backends import Executable, Report
+from ostinato.backends import Executable
+from ostinato.backends.llvm.build import ASSUMES, CALLS_OUT, ONE_BLAS_THREAD, Build
 from ostinato.backends.llvm.callouts import CallOuts
-from ostinato.backends.llvm.emit import ARRAYS, CALL_OUT, Emitter, knows
+from ostinato.backends.llvm.emit import ARRAYS, CALL_OUT
 from ostinato.backends.llvm.externals import one_blas_thread
-from ostinato.backends.llvm.jit import Compiled
 from ostinato.backends.llvm.runtime import Signature, runtime
 from ostinato.backends.reference import Interpreter
 from ostinato.graph import Graph
-from ostinato.lower.callouts import where_called
-from ostinato.lower.program import lower_graph
 from ostinato.lower.scalarize import UnsupportedError
 
 
 def compile_graph(graph: Graph) -> Executable:
     """The Graph as machine code; by the reference interpreter should neither code nor call-outs do."""
+    return _native_or_interpreted(Build(graph))
+
+
+def compile_closed(closed: Graph, rewritten: Callable[[], Graph]) -> Executable:
+    """The same for a closed Graph; it is rewritten only if its code is not in the cache."""
+    return _native_or_interpreted(Build(closed, rewritten))
+
+
+def _native_or_interpreted(build: Build) -> Executable:
     try:
-        return Native(graph)
+        return Native(build)
     except UnsupportedError as missing:
-        return Interpreter(graph, f", since it has no native form: {missing}")
+        return Interpreter(build.graph, f", since it has no native form: {missing}")
 
 
 class Native:
@@ -42,38 +48,35 @@ class Native:
     Calls from several threads at once are fine: each works in memory of its own, without the GIL.
     """
 
-    def __init__(self, graph: Graph, optimistic: bool = True) -> None:
-        self.graph = graph
-        self._made = 0
-        start = time.perf_counter()
-        self.program = lower_graph(graph, knows, optimistic)
-        lowered = time.perf_counter()
-        emitter = Emitter(self.program)
-        self.llvm = str(emitter.module)
-        emitted = time.perf_counter()
-        self._compiled = self._compile(emitter.externals)
-        seconds = {"lower": lowered - start, "emit": emitted - lowered, "generate": time.perf_counter() - emitted}
-        texts = {"nest": lambda: str(self.program), "llvm": lambda: self.llvm}
-        nest = self.program.nest
-        self._callouts = CallOuts(nest.sites, nest.arrays) if nest.sites or nest.arrays else None
-        called = where_called(graph, nest.sites)
-        self.report = Report("compiled to one native function for all sizes", seconds, texts, called)
-        params, results = ([(np.dtype(n.type.dtype), n.type.shape) for n in ns] for ns in (graph.params, graph.results))
+    def __init__(self, graph: Graph | Build) -> None:
+        self.build = build = graph if isinstance(graph, Build) else Build(graph)
+        found, self.report = build.compile()
+        self._compiled, self._marks = found.compiled, found.marks
+        self._callouts: CallOuts | None = None
+        self._calls_out = False
+        context = {}
+        if CALLS_OUT in self._marks:
+            nest = build.program.nest
+            self._callouts = CallOuts(nest.sites, nest.arrays)
+            self._calls_out = bool(nest.sites)
+            context = {CALL_OUT: self._callouts.address, ARRAYS: self._callouts.arrays}
+        ends = build.closed.params, build.closed.results
+        params, results = ([(np.dtype(n.type.dtype), n.type.shape) for n in ns] for ns in ends)
         self._signature = Signature(params, results)
         self._dtypes = [dtype for dtype, _ in params]
-        context = {CALL_OUT: self._callouts.address, ARRAYS: self._callouts.arrays} if self._callouts else {}
         self._descriptor = runtime().descriptor(self._compiled.address, self._signature, context)
         self._fast = runtime().fast(self._descriptor, (self._compiled, self._callouts))
         self._otherwise: Executable | None = None
 
-    def _compile(self, externals: Sequence[str]) -> Compiled:
-        self._made += 1
-        return Compiled(self.llvm, "run", externals)
+    @property
+    def graph(self) -> Graph:
+        """What was compiled."""
+        return self.build.graph
 
     @property
     def compilations(self) -> int:
-        """How often machine code was made for the graph."""
-        return self._made + getattr(self._otherwise, "compilations", 0)
+        """How often machine code was made for the graph, or loaded."""
+        return 1 + getattr(self._otherwise, "compilations", 0)
 
     def direct(self, single: bool) -> Callable[..., Any] | None:
         """A C function that takes arrays and returns arrays, without any Python between; None if there is none.
@@ -84,20 +87,19 @@ class Native:
         ----------
         single : return the first result instead of a list of all.
         """
-        nest = self.program.nest
-        if nest.sites or nest.one_blas_thread:
+        if self._calls_out or ONE_BLAS_THREAD in self._marks:
             return None
         return runtime().fast(self._descriptor, (self._compiled, self._callouts), single)
 
     def __call__(self, arrays: Sequence[Any]) -> list[Any]:
         ready = [_readable(a, dtype) for a, dtype in zip(arrays, self._dtypes, strict=True)]
-        with one_blas_thread() if self.program.nest.one_blas_thread else nullcontext():
+        with one_blas_thread() if ONE_BLAS_THREAD in self._marks else nullcontext():
             found = self._found(ready)
         return self._without_assumptions(arrays) if found is None else found
 
     def _found(self, ready: Sequence[Any]) -> list[Any] | None:
         """The results; None if native code fails."""
-        if self.program.nest.sites:
+        if self._calls_out:
             assert self._callouts is not None
             with self._callouts.call() as ended:
                 return runtime().by_ctypes(self._descriptor, self._signature, ready, ended)
@@ -108,8 +110,8 @@ class Native:
     def _without_assumptions(self, arrays: Sequence[Any]) -> list[Any]:
         """What was assumed does not hold, or the call is at fault: what assumes less runs it instead."""
         if self._otherwise is None:
-            assumed = self.program.nest.integers.assumptions
-            self._otherwise = Native(self.graph, optimistic=False) if assumed else Interpreter(self.graph)
+            assumed = ASSUMES in self._marks
+            self._otherwise = Native(self.build.without_assumptions()) if assumed else Interpreter(self.graph)
         return self._otherwise(arrays)
 
 

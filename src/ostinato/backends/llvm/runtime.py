@@ -22,8 +22,10 @@ import numpy as np
 
 from ostinato.backends.llvm import entry as e
 from ostinato.backends.llvm import pool
+from ostinato.backends.llvm.build import Watch, load_or_make
+from ostinato.backends.llvm.cache import Entry
 from ostinato.backends.llvm.emit import DONE, N_CONTEXT, NO_MEMORY, RUNTIME, TAKE
-from ostinato.backends.llvm.jit import Compiled
+from ostinato.backends.llvm.jit import generate
 
 Words = np.ndarray[Any, np.dtype[np.int64]]
 Parameter = tuple[np.dtype[Any], tuple[int | None, ...]]  # dtype and static shape
@@ -67,7 +69,9 @@ class Runtime:
     """The one runtime of a process; see `runtime`."""
 
     def __init__(self) -> None:
-        self._compiled = Compiled(str(e.runtime_module()), "start")
+        self._compiled = load_or_make(
+            lambda: "runtime", lambda: Entry("start", (generate(str(e.runtime_module())),)), Watch()
+        ).compiled
         table = (_INTEGER * len(e.FUNCTIONS))()
         ctypes.CFUNCTYPE(None, _POINTER)(self._compiled.address)(table)
         self.functions = dict(zip(e.FUNCTIONS, table, strict=True))
