@@ -1,0 +1,5 @@
+"""The workloads by family, one file each; whoever imports this has all of them in the registry."""
+
+from workloads import cells, scalar, statespace
+
+__all__ = ["cells", "scalar", "statespace"]
