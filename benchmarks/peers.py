@@ -2,20 +2,19 @@
 
 Each system's results are checked before it is timed. Then each round times all systems of a row one after
 the other, so that a machine that is busy for a while slows all alike; reported are medians over the rounds: of the
-time Ostinato takes, and of the ratios of a peer's time to Ostinato's in the same round. Above 1, Ostinato is faster.
+time Ostinato takes, and of the ratios of a peer's time to Ostinato's in the same round. Above 1, Ostinato is
+faster. All have one thread of one core, and times are CPU times. The table is in Markdown.
 
-    python benchmarks/peers.py [--only PART]... [--systems NAME]... [--rounds N] [--markdown]
+    python benchmarks/peers.py [--only PART]... [--kind KIND] [--systems NAME]... [--rounds N] [--limit SECONDS]
 """
 
 from __future__ import annotations
 
 import argparse
-import math
 import platform
 import signal
 import statistics
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -27,20 +26,18 @@ systems.use_one_thread()
 import numpy as np  # noqa: E402
 
 import workloads  # noqa: E402, F401
-from suite import GRADIENT, KINDS, WORKLOADS, Reference, Workload  # noqa: E402
+from suite import KINDS, WORKLOADS, Reference, Workload  # noqa: E402
 from systems import SYSTEMS, System  # noqa: E402
-
-OURS = "ostinato"
-ENOUGH = 5e-3  # seconds: a shorter call is repeated until one timing takes that long
+from table import OURS, duration, markdown, ratio, repeats, seconds  # noqa: E402
 
 
-class TooLongError(Exception):
-    """A system was not done in the time it had."""
+class TooLongError(BaseException):
+    """A system was not done in the time it had; not an Exception, which libraries catch."""
 
 
 @contextmanager
-def at_most(seconds: float) -> Iterator[None]:
-    """Interrupt what takes longer, where the platform can; a library is interrupted between its steps."""
+def at_most(limit: float) -> Iterator[None]:
+    """Interrupt what takes longer, where the platform can; what is not Python runs to its end first."""
     if not hasattr(signal, "SIGALRM"):
         yield
         return
@@ -49,7 +46,7 @@ def at_most(seconds: float) -> Iterator[None]:
         raise TooLongError
 
     before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    signal.setitimer(signal.ITIMER_REAL, limit)
     try:
         yield
     finally:
@@ -65,7 +62,7 @@ class Row:
         self.notes: dict[str, str] = {}
         self.runners: dict[str, Callable[[], Any]] = {}
         arguments = workload.arguments(np.random.default_rng(1))
-        reference = Reference(workload, arguments, np.random.default_rng(2))
+        reference = Reference(workload, arguments)
         for system in chosen:
             if not system.can(workload, kind):
                 continue
@@ -87,72 +84,44 @@ class Row:
                 self.times[name].append(seconds(run, self.repeats[name]))
 
     def cell(self, name: str) -> str:
-        """Our time, or the ratio of a peer's to ours."""
+        """Our time, or the ratio of a peer's to ours, or why there is none."""
         if name not in self.times:
             return self.notes.get(name, "")
-        if name == OURS:
+        if name == OURS or OURS not in self.times:
             return duration(statistics.median(self.times[name]))
-        if OURS not in self.times:
-            return duration(statistics.median(self.times[name]))
-        return figures(statistics.median(p / o for p, o in zip(self.times[name], self.times[OURS], strict=True)))
-
-
-def figures(value: float) -> str:
-    """A ratio with two digits: more is not to be had from such a measurement."""
-    return f"{value:.{max(0, 1 - math.floor(math.log10(value)))}f}" if value < 100 else f"{float(f'{value:.2g}'):.0f}"
-
-
-def duration(value: float) -> str:
-    for unit, size in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)):
-        if value >= size:
-            break
-    return f"{value / size:.3g} {unit}"
-
-
-def seconds(run: Callable[[], Any], times: int) -> float:
-    """How long one call takes, as a mean over some calls."""
-    start = time.perf_counter()
-    for _ in range(times):
-        run()
-    return (time.perf_counter() - start) / times
-
-
-def repeats(run: Callable[[], Any]) -> int:
-    """How many calls make one timing long enough."""
-    return max(1, math.ceil(ENOUGH / min(seconds(run, 1) for _ in range(3))))
+        return ratio(self.times[name], self.times[OURS])
 
 
 def read_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Time Ostinato against its peers.")
-    parser.add_argument("--only", action="append", metavar="PART", help="workloads whose name has this part")
-    parser.add_argument("--kind", choices=KINDS, action="append", help="forward or gradient; both unless given")
+    parser.add_argument("--only", action="append", metavar="PART", help="workloads that have this in their name")
+    parser.add_argument("--kind", choices=KINDS, action="append", help="both unless given")
     parser.add_argument("--systems", action="append", choices=SYSTEMS, metavar="NAME", help=", ".join(SYSTEMS))
     parser.add_argument("--rounds", type=int, default=15, metavar="N", help="how often each system is timed")
     parser.add_argument("--limit", type=float, default=120, metavar="SECONDS", help="to compile one function")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    args.systems = args.systems or [n for n in SYSTEMS if n != "NumPy"]
+    if args.rounds < 1:
+        parser.error("--rounds: 1 at least")
+    return args
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the benchmarks and print the table."""
+    """Run the benchmarks and print the table; rows are told as they come."""
     args = read_arguments(argv)
-    names = args.systems or [n for n in SYSTEMS if n != "NumPy"]
-    chosen = [s for n, s in SYSTEMS.items() if n in names and s.version()]
-    versions = ", ".join(f"{s.name} {s.version()}" for s in chosen)
-    print(f"{versions}; NumPy {np.__version__}, Python {platform.python_version()}, {platform.machine()}; "
-          f"medians of {args.rounds} rounds, one thread\n")
-    print(f"| workload | {' | '.join(s.name for s in chosen)} |\n|---{'|--:' * len(chosen)}|", flush=True)
-    for workload in WORKLOADS.values():
-        if args.only and not any(part.lower() in workload.name.lower() for part in args.only):
-            continue
+    chosen = [s for n, s in SYSTEMS.items() if n in args.systems and s.version()]
+    parts = [part.lower() for part in args.only or [""]]
+    rows = []
+    for workload in [w for w in WORKLOADS.values() if any(p in w.name.lower() for p in parts)]:
         for kind in args.kind or KINDS:
-            try:
-                row = Row(workload, kind, chosen, args.limit)
-            except Exception as e:  # noqa: BLE001
-                import traceback; traceback.print_exc()
-                print(f"| {workload.name}, {kind}: {e!r:.200}", flush=True)
-                continue
+            row = Row(workload, kind, chosen, args.limit)
             row.measure(args.rounds)
-            print(f"| {row.label} | {' | '.join(row.cell(s.name) for s in chosen)} |", flush=True)
+            rows.append([row.label, *(row.cell(s.name) for s in chosen)])
+            print(" | ".join(rows[-1]), file=sys.stderr, flush=True)
+    versions = ", ".join(f"{s.name} {s.version()}" for s in chosen)
+    print(f"{versions}; NumPy {np.__version__}, Python {platform.python_version()}, {platform.machine()}.")
+    print(f"Ostinato's time, and how many times as long each peer takes; medians of {args.rounds} rounds.\n")
+    print(markdown(["workload", *(s.name for s in chosen)], rows))
 
 
 if __name__ == "__main__":

@@ -9,14 +9,16 @@ from __future__ import annotations
 import functools
 import importlib.metadata
 import os
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from suite import FORWARD, Arguments, Runner, Workload
+from suite import FORWARD, Arguments, Workload
+from table import seconds
+
+Runner = Callable[[], Any]
 
 SINGLE = {
     **dict.fromkeys(("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"), "1"),
@@ -52,8 +54,12 @@ class System(ABC):
         return workload.has(self.method(kind))
 
     @abstractmethod
-    def build(self, workload: Workload, kind: str, arguments: Arguments) -> Runner:
-        """Trace, compile, bring the arguments into place."""
+    def build(self, workload: Workload, kind: str, arguments: Arguments, tune: bool = True) -> Runner:
+        """Trace, compile, bring the arguments into place; choose among variants by time, if told to tune."""
+
+    def wake(self) -> None:
+        """Import what a build needs, and start what starts once in a process."""
+        importlib.import_module(self.package)
 
     def arrays(self, results: Any) -> list[Any]:
         """Results as NumPy arrays."""
@@ -99,13 +105,16 @@ class Ostinato(Symbolic):
 
         return ostinato.__version__  # metadata lacks where the source tree is on the path and not installed
 
+    def wake(self) -> None:
+        import ostinato.backends.llvm.run  # noqa: F401
+
     def parts(self) -> tuple[Any, Any]:
         import ostinato
         import ostinato.tensor
 
         return ostinato.tensor, ostinato
 
-    def build(self, workload: Workload, kind: str, arguments: Arguments) -> Runner:
+    def build(self, workload: Workload, kind: str, arguments: Arguments, tune: bool = True) -> Runner:
         import ostinato
 
         inputs, outputs = self.graph(workload, kind, arguments)
@@ -129,7 +138,7 @@ class PyTensor(Symbolic):
     def scan(self, *args: Any, **options: Any) -> Any:
         return super().scan(*args, **options, return_list=False)
 
-    def build(self, workload: Workload, kind: str, arguments: Arguments) -> Runner:
+    def build(self, workload: Workload, kind: str, arguments: Arguments, tune: bool = True) -> Runner:
         import pytensor
 
         inputs, outputs = self.graph(workload, kind, arguments)
@@ -146,9 +155,14 @@ class JAX(System):
     def method(self, kind: str) -> str:
         return "jax"
 
-    def build(self, workload: Workload, kind: str, arguments: Arguments) -> Runner:
-        candidates = [self.jitted(workload, kind, arguments, unroll) for unroll in workload.unrolls]
-        return fastest(candidates)
+    def build(self, workload: Workload, kind: str, arguments: Arguments, tune: bool = True) -> Runner:
+        unrolls = workload.unrolls if tune else (1,)
+        return fastest([self.jitted(workload, kind, arguments, unroll) for unroll in unrolls])
+
+    def wake(self) -> None:
+        import jax
+
+        jax.block_until_ready(jax.device_put(np.zeros(1)))
 
     def jitted(self, workload: Workload, kind: str, arguments: Arguments, unroll: int) -> Runner:
         import jax
@@ -184,7 +198,7 @@ class Numba(System):
     def method(self, kind: str) -> str:
         return "numba" if kind == FORWARD else "numba_gradient"
 
-    def build(self, workload: Workload, kind: str, arguments: Arguments) -> Runner:
+    def build(self, workload: Workload, kind: str, arguments: Arguments, tune: bool = True) -> Runner:
         import numba
 
         function = getattr(workload, self.method(kind))(numba.njit)
@@ -200,11 +214,13 @@ class Torch(System):
     def method(self, kind: str) -> str:
         return "torch"
 
-    def build(self, workload: Workload, kind: str, arguments: Arguments) -> Runner:
+    def build(self, workload: Workload, kind: str, arguments: Arguments, tune: bool = True) -> Runner:
         import torch
 
         torch.set_num_threads(1)
-        tensors = {n: torch.tensor(v, requires_grad=kind != FORWARD and n in workload.wrt) for n, v in arguments.items()}
+        tensors = {
+            n: torch.tensor(v, requires_grad=kind != FORWARD and n in workload.wrt) for n, v in arguments.items()
+        }
         parameters = [tensors[n] for n in workload.wrt]
 
         def forward() -> Any:
@@ -229,21 +245,18 @@ class NumPy(System):
     def method(self, kind: str) -> str:
         return "numpy" if kind == FORWARD else "numpy_gradient"
 
-    def build(self, workload: Workload, kind: str, arguments: Arguments) -> Runner:
+    def build(self, workload: Workload, kind: str, arguments: Arguments, tune: bool = True) -> Runner:
         return functools.partial(getattr(workload, self.method(kind)), **arguments)
 
 
 SYSTEMS: dict[str, System] = {s.name: s for s in (Ostinato(), Numba(), JAX(), PyTensor(), Torch(), NumPy())}
 
 
-def fastest(candidates: Sequence[Callable[[], Any]], rounds: int = 5) -> Callable[[], Any]:
+def fastest(candidates: Sequence[Runner], rounds: int = 5) -> Runner:
     """The candidate whose best call is the shortest."""
-    best = [float("inf")] * len(candidates)
+    if len(candidates) == 1:
+        return candidates[0]
     for candidate in candidates:
         candidate()
-    for _ in range(rounds if len(candidates) > 1 else 0):
-        for i, candidate in enumerate(candidates):
-            start = time.perf_counter()
-            candidate()
-            best[i] = min(best[i], time.perf_counter() - start)
+    best = [min(seconds(candidate) for _ in range(rounds)) for candidate in candidates]
     return candidates[best.index(min(best))]

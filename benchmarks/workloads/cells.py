@@ -16,7 +16,7 @@ class Cell(Workload):
     """A recurrent network: hidden states of all steps, and the gradient of the sum of their squares."""
 
     wrt = ("W", "U", "b")
-    tolerance = 2e-4
+    tolerance = 1e-3  # sums of a million float32 from first to last lose as much
     kind: str
     gates: int
     steps = 100

@@ -43,9 +43,7 @@ class Kalman3(Workload):
             total = total + term
         return [total]
 
-    def symbolic(
-        self, T: Any, scan: Any, y: Any, F: Any, Q: Any, z: Any, r: Any, m0: Any, P0: Any
-    ) -> list[Any]:
+    def symbolic(self, T: Any, scan: Any, y: Any, F: Any, Q: Any, z: Any, r: Any, m0: Any, P0: Any) -> list[Any]:
         _, _, terms = scan(
             lambda y, m, P, F, Q, z, r: self.step(T, T.dot, y, m, P, F, Q, z, r),
             sequences=y,
@@ -141,9 +139,7 @@ class Kalman6(Workload):
             total = total + term
         return [total]
 
-    def symbolic(
-        self, T: Any, scan: Any, y: Any, F: Any, Q: Any, H: Any, R: Any, m0: Any, P0: Any
-    ) -> list[Any]:
+    def symbolic(self, T: Any, scan: Any, y: Any, F: Any, Q: Any, H: Any, R: Any, m0: Any, P0: Any) -> list[Any]:
         _, _, terms = scan(
             lambda y, m, P, F, Q, H, R: self.step(T, T.dot, T.stack, y, m, P, F, Q, H, R),
             sequences=y,

@@ -1,0 +1,50 @@
+"""Clocks, figures and tables, for all scripts that compare systems."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+OURS = "ostinato"
+ENOUGH = 5e-3  # seconds: a shorter call is repeated until one timing takes that long
+
+clock = time.process_time  # not wall time: what others do on the machine is not ours to count
+
+
+def seconds(run: Callable[[], Any], times: int = 1) -> float:
+    """How long one call takes, as a mean over some calls."""
+    start = clock()
+    for _ in range(times):
+        run()
+    return (clock() - start) / times
+
+
+def repeats(run: Callable[[], Any]) -> int:
+    """How many calls make one timing long enough."""
+    return max(1, math.ceil(ENOUGH / max(1e-7, min(seconds(run) for _ in range(3)))))
+
+
+def ratio(theirs: Sequence[float], ours: Sequence[float]) -> str:
+    """How many times as long as we they take: the median over the rounds."""
+    return figures(statistics.median(t / o for t, o in zip(theirs, ours, strict=True)))
+
+
+def figures(value: float) -> str:
+    """Two digits: more is not to be had from such a measurement."""
+    digits = max(0, 1 - math.floor(math.log10(value)))
+    return f"{float(f'{value:.2g}'):.{digits}f}"
+
+
+def duration(value: float) -> str:
+    """A time in the unit that suits it."""
+    unit, size = next((u, s) for u, s in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6), ("ns", 0.0)) if value >= s)
+    return f"{figures(value / (size or 1e-9))} {unit}"
+
+
+def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table, its first column to the left and the others to the right."""
+    lines = [head, ["---", *["--:"] * (len(head) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines).replace("| --- |", "|---|").replace(" --: |", "--:|")
