@@ -5,6 +5,7 @@
 
 PYTHON ?=
 ARGS ?=
+PEERS ?= numba 'jax>=0.12' 'pytensor>=3.3' torch
 
 # Fixed, because `make clean` deletes it.
 VENV := .venv
@@ -18,11 +19,11 @@ EXTRAS_docs := docs
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint docs bench format clean
+.PHONY: help demo test lint docs bench bench-peers format clean
 
 help:  ## show this list
 	@echo "usage: make TARGET"
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 demo: $(VENV)/.stamp-demo  ## run the example: examples/garch.py
 	@$(BIN)/python examples/garch.py $(ARGS)
@@ -43,26 +44,31 @@ docs: $(VENV)/.stamp-docs  ## build the documentation in docs/_build/html
 bench: $(VENV)/.stamp-demo  ## run the benchmarks: benchmarks/run.py
 	@$(BIN)/python benchmarks/run.py $(ARGS)
 
+bench-peers: $(VENV)-bench/.stamp-peers  ## compare with PEERS in an environment of their own: benchmarks/README.md
+	@$(VENV)-bench/bin/python benchmarks/peers.py $(ARGS)
+	@echo
+	@$(VENV)-bench/bin/python benchmarks/cold.py
+
 format: $(VENV)/.stamp-lint  ## fix what ruff can fix, then format
 	$(BIN)/python -m ruff check --fix .
 	$(BIN)/python -m ruff format .
 
 clean:  ## delete everything made here, .venv included
-	rm -rf $(VENV) build dist htmlcov docs/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-bench build dist htmlcov docs/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	rm -f .coverage .coverage.*
 	find . -name .git -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# The environment itself. A candidate counts only if it runs (a version manager
+# The environments themselves. A candidate counts only if it runs (a version manager
 # may leave shims that do not) and is new enough.
-$(VENV)/.stamp-venv:
+define make_environment
 	@python=; \
-	for candidate in $(or $(PYTHON),python3 python3.14 python3.13 python3.12 python3.11 python); do \
-	    if $$candidate -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then \
+	for candidate in $(or $(PYTHON),$(2)); do \
+	    if $$candidate -c 'import sys; sys.exit(sys.version_info < (3, $(1)))' >/dev/null 2>&1; then \
 	        python=$$candidate; break; \
 	    fi; \
 	done; \
 	if [ -z "$$python" ]; then \
-	    echo "make: $(if $(PYTHON),'$(PYTHON)' is not a working Python 3.11 or newer,no working Python 3.11 or newer was found)." >&2; \
+	    echo "make: $(if $(PYTHON),'$(PYTHON)' is not a working Python 3.$(1) or newer,no working Python 3.$(1) or newer was found)." >&2; \
 	    echo "make: install one, or name one: make PYTHON=/path/to/python ..." >&2; \
 	    exit 1; \
 	fi; \
@@ -70,11 +76,24 @@ $(VENV)/.stamp-venv:
 	    echo "make: $$python lacks the venv module (on Debian and Ubuntu it is the package python3-venv)." >&2; \
 	    exit 1; \
 	fi; \
-	echo "setup: making $(VENV) with $$($$python --version)"; \
-	$$python -m venv --clear $(VENV)
+	echo "setup: making $(@D) with $$($$python --version)"; \
+	$$python -m venv --clear $(@D)
 	@touch $@
+endef
+
+$(VENV)/.stamp-venv:
+	$(call make_environment,11,python3 python3.14 python3.13 python3.12 python3.11 python)
+
+# JAX and PyTensor need a newer Python than Ostinato does.
+$(VENV)-bench/.stamp-venv:
+	$(call make_environment,12,python3 python3.14 python3.13 python3.12 python)
 
 $(VENV)/.stamp-%: pyproject.toml $(VENV)/.stamp-venv
 	@echo "setup: installing .[$(EXTRAS_$*)] into $(VENV)"
 	@$(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --editable '.[$(EXTRAS_$*)]'
+	@touch $@
+
+$(VENV)-bench/.stamp-peers: pyproject.toml $(VENV)-bench/.stamp-venv
+	@echo "setup: installing $(PEERS) into $(@D)"
+	@$(@D)/bin/python -m pip install --quiet --quiet --disable-pip-version-check --editable . $(PEERS)
 	@touch $@

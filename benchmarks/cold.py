@@ -17,16 +17,17 @@ import tempfile
 import time
 from collections.abc import Sequence
 
-import systems
+import threads
 
-systems.use_one_thread()
+if __name__ == "__main__":
+    threads.use_one()
 
-import numpy as np  # noqa: E402
+import numpy as np
 
-import workloads  # noqa: E402, F401
-from suite import FORWARD, GRADIENT, WORKLOADS  # noqa: E402
-from systems import SYSTEMS  # noqa: E402
-from table import OURS, duration, markdown, ratio  # noqa: E402
+import workloads  # noqa: F401
+from suite import FORWARD, GRADIENT, WORKLOADS
+from systems import SYSTEMS
+from table import OURS, duration, markdown, ratio
 
 MEASURED = (
     ("LSTM, 64 units, batch 8", FORWARD),

@@ -3,7 +3,8 @@
 Each system's results are checked before it is timed. Then each round times all systems of a row one after
 the other, so that a machine that is busy for a while slows all alike; reported are medians over the rounds: of the
 time Ostinato takes, and of the ratios of a peer's time to Ostinato's in the same round. Above 1, Ostinato is
-faster. All have one thread of one core, and times are CPU times. The table is in Markdown.
+faster. All have one thread of one core, and times are CPU times. The table is in Markdown, with a row per workload:
+what it is for forward, then for the gradient.
 
     python benchmarks/peers.py [--only PART]... [--kind KIND] [--systems NAME]... [--rounds N] [--limit SECONDS]
 """
@@ -19,16 +20,17 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import systems
+import threads
 
-systems.use_one_thread()
+if __name__ == "__main__":
+    threads.use_one()
 
-import numpy as np  # noqa: E402
+import numpy as np
 
-import workloads  # noqa: E402, F401
-from suite import KINDS, WORKLOADS, Reference, Workload  # noqa: E402
-from systems import SYSTEMS, System  # noqa: E402
-from table import OURS, duration, markdown, ratio, repeats, seconds  # noqa: E402
+import workloads  # noqa: F401
+from suite import KINDS, WORKLOADS, Reference, Workload
+from systems import SYSTEMS, System
+from table import OURS, duration, markdown, ratio, repeats, seconds
 
 
 class TooLongError(BaseException):
@@ -106,21 +108,30 @@ def read_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     return args
 
 
+def cells(workload: Workload, kinds: Sequence[str], chosen: Sequence[System], args: argparse.Namespace) -> list[str]:
+    """The row of a workload, built, checked and measured; told as it comes."""
+    found = []
+    for kind in kinds:
+        row = Row(workload, kind, chosen, args.limit)
+        row.measure(args.rounds)
+        found.append([row.cell(s.name) for s in chosen])
+        print(" | ".join([row.label, *found[-1]]), file=sys.stderr, flush=True)
+    both = zip(*found, strict=True)
+    return [workload.name, *(" / ".join(c or "–" for c in cell) if any(cell) else "" for cell in both)]
+
+
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the benchmarks and print the table; rows are told as they come."""
+    """Run the benchmarks and print the table."""
     args = read_arguments(argv)
     chosen = [s for n, s in SYSTEMS.items() if n in args.systems and s.version()]
     parts = [part.lower() for part in args.only or [""]]
-    rows = []
-    for workload in [w for w in WORKLOADS.values() if any(p in w.name.lower() for p in parts)]:
-        for kind in args.kind or KINDS:
-            row = Row(workload, kind, chosen, args.limit)
-            row.measure(args.rounds)
-            rows.append([row.label, *(row.cell(s.name) for s in chosen)])
-            print(" | ".join(rows[-1]), file=sys.stderr, flush=True)
+    named = [w for w in WORKLOADS.values() if any(p in w.name.lower() for p in parts)]
+    kinds = [k for k in KINDS if k in (args.kind or KINDS)]
+    rows = [cells(workload, kinds, chosen, args) for workload in named]
     versions = ", ".join(f"{s.name} {s.version()}" for s in chosen)
     print(f"{versions}; NumPy {np.__version__}, Python {platform.python_version()}, {platform.machine()}.")
-    print(f"Ostinato's time, and how many times as long each peer takes; medians of {args.rounds} rounds.\n")
+    print(f"Ostinato's time, and how many times as long each peer takes: {' / '.join(kinds)}.")
+    print(f"Medians of {args.rounds} rounds, one thread.\n")
     print(markdown(["workload", *(s.name for s in chosen)], rows))
 
 

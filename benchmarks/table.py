@@ -34,8 +34,8 @@ def ratio(theirs: Sequence[float], ours: Sequence[float]) -> str:
 
 def figures(value: float) -> str:
     """Two digits: more is not to be had from such a measurement."""
-    digits = max(0, 1 - math.floor(math.log10(value)))
-    return f"{float(f'{value:.2g}'):.{digits}f}"
+    rounded = float(f"{value:.2g}")
+    return f"{rounded:.{max(0, 1 - math.floor(math.log10(rounded)))}f}"
 
 
 def duration(value: float) -> str:
