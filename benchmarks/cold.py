@@ -14,7 +14,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 
 import threads
@@ -27,7 +26,7 @@ import numpy as np
 import workloads  # noqa: F401
 from suite import FORWARD, GRADIENT, WORKLOADS
 from systems import SYSTEMS
-from table import OURS, duration, markdown, ratio
+from table import OURS, duration, markdown, ratio, seconds
 
 MEASURED = (
     ("LSTM, 64 units, batch 8", FORWARD),
@@ -42,9 +41,7 @@ def first_result(name: str, kind: str, system_name: str) -> float:
     workload, system = WORKLOADS[name], SYSTEMS[system_name]
     arguments = workload.arguments(np.random.default_rng(1))
     system.wake()
-    start = time.perf_counter()
-    system.build(workload, kind, arguments, tune=False)()
-    return time.perf_counter() - start
+    return seconds(lambda: system.build(workload, kind, arguments, tune=False)())
 
 
 def in_new_process(name: str, kind: str, system_name: str, limit: float) -> float | None:
@@ -106,7 +103,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Time compilation from nothing.")
     parser.add_argument("--systems", action="append", choices=COMPILERS, metavar="NAME", help=", ".join(COMPILERS))
     parser.add_argument("--rounds", type=int, default=5, metavar="N", help="processes for each cell")
-    parser.add_argument("--limit", type=float, default=180, metavar="SECONDS", help="for one process")
+    parser.add_argument("--limit", type=float, default=600, metavar="SECONDS", help="for one process")
     parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     if args.child:

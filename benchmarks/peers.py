@@ -39,21 +39,21 @@ class TooLongError(BaseException):
 
 @contextmanager
 def at_most(limit: float) -> Iterator[None]:
-    """Interrupt what takes longer, where the platform can; what is not Python runs to its end first."""
-    if not hasattr(signal, "SIGALRM"):
+    """Interrupt what takes more CPU time, where the platform can; what is not Python runs to its end first."""
+    if not hasattr(signal, "setitimer"):
         yield
         return
 
     def stop(*_: Any) -> None:
         raise TooLongError
 
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, limit)
+    before = signal.signal(signal.SIGPROF, stop)
+    signal.setitimer(signal.ITIMER_PROF, limit)
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
 
 
 class Row:

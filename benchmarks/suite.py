@@ -9,7 +9,7 @@ differentiated by hand where nobody times it.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -31,6 +31,7 @@ class Workload(ABC):
 
     name: str
     wrt: tuple[str, ...]  # what the cost is differentiated with respect to
+    numpy: Callable[..., list[Any]]  # plainly written, and true for complex arguments as well
     static: tuple[str, ...] = ()  # arguments whose shape is a part of the model, not of the data
     tolerance: float = 1e-8
     unrolls: ClassVar[tuple[int, ...]] = (1, 8)  # what is tried for JAX; the fastest counts
@@ -38,10 +39,6 @@ class Workload(ABC):
     @abstractmethod
     def arguments(self, rng: np.random.Generator) -> Arguments:
         """The arguments by name, in order; floats for scalars."""
-
-    @abstractmethod
-    def numpy(self, **arguments: Any) -> list[Any]:
-        """The results, plainly written, and true for complex arguments as well."""
 
     def cost(self, results: Sequence[Any], arguments: Arguments) -> Any:
         """What is differentiated: written with operators and methods that arrays of all systems have."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 
 
 def use_one() -> None:
@@ -11,4 +12,4 @@ def use_one() -> None:
     os.environ.update(dict.fromkeys(pools, "1"))
     os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
     if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+        os.sched_setaffinity(0, {random.choice(sorted(os.sched_getaffinity(0)))})

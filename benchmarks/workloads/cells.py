@@ -54,8 +54,8 @@ class Cell(Workload):
         return [np.stack(hs)]
 
     def symbolic(self, T: Any, scan: Any, X: Any, h0: Any, W: Any, U: Any, b: Any) -> list[Any]:
-        def step(x: Any, *state: Any) -> Any:
-            *state, U = state
+        def step(x: Any, *state_and_U: Any) -> Any:
+            *state, U = state_and_U
             return self.step(T.tanh, T.sigmoid, x, tuple(state), T.dot(state[0], U))
 
         states = scan(step, T.dot(X, W) + b, list(self.first(h0)), U)

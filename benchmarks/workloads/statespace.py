@@ -56,7 +56,8 @@ class Kalman3(Workload):
         jnp = jax.numpy
 
         def step(state: Any, y: Any) -> Any:
-            m, P, term = self.step(jnp, jnp.dot, y, *state, F, Q, z, r)
+            m, P = state
+            m, P, term = self.step(jnp, jnp.dot, y, m, P, F, Q, z, r)
             return (m, P), term
 
         return [jnp.sum(scan(step, (m0, P0), y)[1])]
@@ -152,7 +153,8 @@ class Kalman6(Workload):
         jnp = jax.numpy
 
         def step(state: Any, y: Any) -> Any:
-            m, P, term = self.step(jnp, jnp.dot, jnp.stack, y, *state, F, Q, H, R)
+            m, P = state
+            m, P, term = self.step(jnp, jnp.dot, jnp.stack, y, m, P, F, Q, H, R)
             return (m, P), term
 
         return [jnp.sum(scan(step, (m0, P0), y)[1])]
