@@ -39,7 +39,7 @@ class TooLongError(BaseException):
 
 @contextmanager
 def at_most(limit: float) -> Iterator[None]:
-    """Interrupt what takes more CPU time, where the platform can; what is not Python runs to its end first."""
+    """Interrupt what takes longer, where the platform can; what is not Python runs to its end first."""
     if not hasattr(signal, "setitimer"):
         yield
         return
@@ -47,13 +47,13 @@ def at_most(limit: float) -> Iterator[None]:
     def stop(*_: Any) -> None:
         raise TooLongError
 
-    before = signal.signal(signal.SIGPROF, stop)
-    signal.setitimer(signal.ITIMER_PROF, limit)
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, limit)
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_PROF, 0)
-        signal.signal(signal.SIGPROF, before)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 class Row:

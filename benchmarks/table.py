@@ -24,7 +24,10 @@ def seconds(run: Callable[[], Any], times: int = 1) -> float:
 
 def repeats(run: Callable[[], Any]) -> int:
     """How many calls make one timing long enough."""
-    return max(1, math.ceil(ENOUGH / max(1e-7, min(seconds(run) for _ in range(3)))))
+    times = 1
+    while (took := seconds(run, times)) * times < ENOUGH:
+        times = math.ceil(min(10 * times, 1.1 * ENOUGH / max(took, 1e-9)))
+    return times
 
 
 def ratio(theirs: Sequence[float], ours: Sequence[float]) -> str:
