@@ -7,6 +7,7 @@ ways in which native code computes them: unrolled, in loops of its own, by LAPAC
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -278,7 +279,7 @@ def test_library_functions_are_linked_by_name() -> None:
     f = compiled([a], L.cholesky(a), "native")
     text = f.explain("llvm")
     assert '@"lapack.dpotrf"' in text
-    assert "inttoptr" not in text
+    assert not re.search(r"inttoptr i64 \d", text)  # no address of this process
     assert "extern lapack.dpotrf(" in f.explain("nest")
 
 

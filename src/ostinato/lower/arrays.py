@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -96,6 +98,53 @@ def scalar(value: Expr) -> Array:
 
 def is_one(size: Expr) -> bool:
     return isinstance(size, Const) and size.value == 1
+
+
+# Arrays of so many elements, known beforehand, are values of their own: registers, not memory.
+TINY = 16
+
+
+def static_count(sizes: Sequence[Expr]) -> int | None:
+    """The number of elements, if it is known."""
+    known = [s.value for s in sizes if isinstance(s, Const)]
+    return math.prod(known) if len(known) == len(sizes) else None
+
+
+def is_tiny(sizes: Sequence[Expr]) -> bool:
+    """Whether an array is better held element by element."""
+    n = static_count(sizes)
+    return bool(sizes) and n is not None and n <= TINY
+
+
+def all_indices(nest: Nest, sizes: Sequence[Expr]) -> list[list[Expr]]:
+    """Every index of an array whose sizes are known, in C order."""
+    stops = [range(s.value) for s in sizes if isinstance(s, Const)]
+    return [[nest.const(i) for i in index] for index in itertools.product(*stops)]
+
+
+def of_elements(nest: Nest, dtype: str, sizes: Sequence[Expr], elements: Sequence[Expr]) -> Array:
+    """An array of known sizes, given by its elements in C order."""
+
+    def at(index: Sequence[Expr]) -> Expr:
+        place: Expr = nest.const(0)
+        for i, stride in zip(index, contiguous_strides(nest, sizes), strict=True):
+            place = nest.add(place, nest.mul(i, stride))
+        if not elements:  # nobody gets here: what reads it makes no iteration, or fails before
+            return nest.const(0, dtype)
+        if isinstance(place, Const):
+            return elements[place.value]
+        found = elements[0]
+        for k, element in enumerate(elements[1:], 1):
+            found = nest.op("where", nest.op("eq", place, nest.const(k), dtype="bool"), element, found, dtype=dtype)
+        return found
+
+    return Array(dtype, tuple(sizes), at)
+
+
+def in_registers(nest: Nest, value: Array) -> Array:
+    """The same array, tiny, with every element computed now."""
+    elements = [nest.let(value.at(index)) for index in all_indices(nest, value.sizes)]
+    return of_elements(nest, value.dtype, value.sizes, elements)
 
 
 def new_array(nest: Nest, dtype: str, sizes: Sequence[Expr]) -> Array:

@@ -149,6 +149,10 @@ class Integers:
         x, y = _value(a), _value(b)
         if a.dtype == "bool":
             return _logic(name, a, b)
+        if a.dtype.startswith("float") and name in ("mul", "true_div") and y == 1:
+            return a
+        if a.dtype.startswith("float") and name == "mul" and x == 1:
+            return b
         if a.dtype != "int64" or name not in _ARITHMETIC:
             return None
         if x is not None and y is not None:

@@ -165,6 +165,9 @@ class For:
 Stmt = Let | Store | Alloc | Fail | Call | CallOut | Data | Extern | For
 
 
+# Nested loops of so many iterations are written out.
+_UNROLLED = 16
+
 # (name, dtypes of the operands, dtype of the result) -> whether a backend has this scalar operation.
 Knows = Callable[[str, Sequence[str], str], bool]
 
@@ -354,14 +357,20 @@ class Nest:
         return column
 
     def for_each(self, stops: list[Expr], body: Callable[[list[Expr]], None]) -> None:
-        """Nested parallel loops over all index tuples; loops of one iteration are not made."""
+        """Nested parallel loops over all index tuples; the innermost loops of a few known iterations are unrolled."""
+        unrolled, n = len(stops), 1
+        while unrolled and isinstance(last := stops[unrolled - 1], Const) and n * last.value <= _UNROLLED:
+            unrolled -= 1
+            n *= last.value
 
         def nest(done: list[Expr]) -> None:
             if len(done) == len(stops):
                 return body(done)
             stop = stops[len(done)]
-            if isinstance(stop, Const) and stop.value == 1:
-                return nest([*done, self.const(0)])
+            if isinstance(stop, Const) and (stop.value == 1 or len(done) >= unrolled):
+                for i in range(stop.value):
+                    nest([*done, self.const(i)])
+                return None
             with self.loop(stop, parallel=True) as loop:
                 nest([*done, loop.var])
             return None

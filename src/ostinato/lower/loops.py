@@ -1,6 +1,7 @@
 """Lowering of the Loop: a counted loop whose carries are registers where they are scalars, else memory.
 
-An array carry has two buffers that change places after every step. A carry whose next value is recorded
+A few elements, of a number known beforehand, are registers too. Other array carries have two buffers that
+change places after every step. A carry whose next value is recorded
 as an output lives in the output's rows: nothing is copied.
 """
 
@@ -14,11 +15,14 @@ from ostinato.graph import Node
 from ostinato.lower.arrays import (
     Array,
     Memory,
+    all_indices,
     contiguous_strides,
     copy_all,
     count,
     in_memory,
+    is_tiny,
     new_array,
+    of_elements,
     scalar,
     store,
 )
@@ -47,6 +51,16 @@ class _ArrayCarry(NamedTuple):
     sizes: tuple[Expr, ...]
 
 
+class _TinyCarry(NamedTuple):
+    """A carry of few elements, each in a register."""
+
+    elements: list[Carried]
+    sizes: tuple[Expr, ...]
+
+
+_Carry = Carried | _ArrayCarry | _TinyCarry
+
+
 class _Lowering:
     """One Loop being lowered."""
 
@@ -62,7 +76,7 @@ class _Lowering:
             block.fail_unless(block.op("ge", s.sizes[0], self.n, dtype="bool"))
         invariants = [self._settled(w) for w in self.given.invariants]
         inits = [block.array(c) for c in self.given.carries]
-        spares = [tuple(new_array(nest, c.dtype, c.sizes) for _ in range(2)) if c.sizes else None for c in inits]
+        spares = [self._two_buffers(c) for c in inits]
         copy_all(nest, [(pair[0], c) for pair, c in zip(spares, inits, strict=True) if pair])
         with nest.loop(self.n, "t") as loop:
             carries = [self._carry(loop, c, s, p) for c, s, p in zip(inits, spares, body.carries, strict=True)]
@@ -77,13 +91,20 @@ class _Lowering:
         finals = [self._final(c, x) for c, x in zip(carries, inits, strict=True)]
         return [*finals, *outputs, scalar(self._trips(loop))]
 
+    def _two_buffers(self, init: Array) -> tuple[Array, Array] | None:
+        """Memory for a carry and its next value; none for what is held in registers."""
+        if not init.sizes or is_tiny(init.sizes):
+            return None
+        return new_array(self.nest, init.dtype, init.sizes), new_array(self.nest, init.dtype, init.sizes)
+
     def _trips(self, loop: For) -> Expr:
         return self.n if loop.trips is None else loop.trips
 
     def _settled(self, node: Node) -> Array:
         """A value that the body may read any number of times."""
         value = self.block.array(node)
-        return self.block.rows_in_order(node) if value.sizes and not is_zero(self.block, value) else value
+        free = not value.sizes or is_zero(self.block, value) or (is_tiny(value.sizes) and value.memory is None)
+        return value if free else self.block.rows_in_order(node)
 
     def _row_sizes(self, loop: For, j: int, value: Array) -> tuple[Expr, ...]:
         """The sizes of the rows of an output, as they are known before the loop."""
@@ -110,9 +131,14 @@ class _Lowering:
         within = self._region(column.pointer, (self.n, *rows), value.dtype)
         return within, self._region(column.result, (self._trips(loop), *rows), value.dtype)
 
-    def _carry(self, loop: For, init: Array, spare: Any, param: Node) -> Carried | _ArrayCarry:
+    def _carry(self, loop: For, init: Array, spare: Any, param: Node) -> _Carry:
+        name = param.name or "carry"
+        if not init.sizes:
+            return self.nest.carry(loop, init.at([]), name)
         if spare is None:
-            return self.nest.carry(loop, init.at([]), param.name or "carry")
+            with self.nest.before(loop):
+                first = [self.nest.let(init.at(index)) for index in all_indices(self.nest, init.sizes)]
+            return _TinyCarry([self.nest.carry(loop, f, name) for f in first], init.sizes)
         first, second = (s.memory.pointer for s in spare)
         return _ArrayCarry(self.nest.carry(loop, first, "now"), self.nest.carry(loop, second, "spare"), init.sizes)
 
@@ -125,9 +151,11 @@ class _Lowering:
         region = Memory(memory.pointer, self.nest.let(offset), memory.strides[1:])
         return in_memory(self.nest, x.dtype, x.sizes[1:], region)
 
-    def _value(self, carry: Carried | _ArrayCarry, init: Array) -> Array:
+    def _value(self, carry: _Carry, init: Array) -> Array:
         if isinstance(carry, Carried):
             return scalar(carry.var)
+        if isinstance(carry, _TinyCarry):
+            return of_elements(self.nest, init.dtype, carry.sizes, [e.var for e in carry.elements])
         return self._region(carry.now.var, carry.sizes, init.dtype)
 
     def _region(self, pointer: Expr, sizes: tuple[Expr, ...], dtype: str) -> Array:
@@ -152,6 +180,8 @@ class _Lowering:
         for carry, value, node in zip(carries, results[:c], nodes[:c], strict=True):
             if isinstance(carry, Carried):
                 carry.next = value.at([])
+            elif isinstance(carry, _TinyCarry):
+                self._advance_elements(carry, value)
             else:
                 self._advance(carry, rows.get(node, value), node in rows, copies)
         copy_all(self.nest, copies)
@@ -168,6 +198,12 @@ class _Lowering:
         copies.append((row, value))
         return row
 
+    def _advance_elements(self, carry: _TinyCarry, value: Array) -> None:
+        for own, wanted in zip(value.sizes, carry.sizes, strict=True):
+            self.block.require_equal(own, wanted)
+        for element, index in zip(carry.elements, all_indices(self.nest, carry.sizes), strict=True):
+            element.next = self.nest.let(value.at(index))
+
     def _advance(self, carry: _ArrayCarry, value: Array, recorded: bool, copies: list[tuple[Array, Array]]) -> None:
         """Make `value` the carry of the next step."""
         for own, wanted in zip(value.sizes, carry.sizes, strict=True):
@@ -181,7 +217,9 @@ class _Lowering:
         copies.append((spare, value))
         carry.now.next, carry.spare.next = carry.spare.var, carry.now.var
 
-    def _final(self, carry: Carried | _ArrayCarry, init: Array) -> Array:
+    def _final(self, carry: _Carry, init: Array) -> Array:
         if isinstance(carry, Carried):
             return scalar(carry.result)
+        if isinstance(carry, _TinyCarry):
+            return of_elements(self.nest, init.dtype, carry.sizes, [e.result for e in carry.elements])
         return self._region(carry.now.result, carry.sizes, init.dtype)

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Sequence
+
 from ostinato.graph import Node
-from ostinato.lower.arrays import Array, Memory, in_memory, is_one, new_array, place, store
+from ostinato.lower.arrays import Array, Memory, in_memory, is_one, is_tiny, new_array, place, store
 from ostinato.lower.loopnest import Expr
 from ostinato.lower.rules import joined, stretch_factor
 from ostinato.lower.scalarize import Block, lowering
 
+# Products whose sizes are known and no larger are written out, as sums of so many terms in one expression.
+_TERMS, _COLUMNS = 12, 32
+
 
 @lowering("matmul")
 def _matmul(block: Block, node: Node) -> Array:
+    if _is_small(node):
+        return _written_out(block, node)
     a, b = block.in_memory(node.inputs[0]), block.rows_in_order(node.inputs[1])
     nest = block.nest
     rows, inner, columns = a.sizes[-2], a.sizes[-1], b.sizes[-1]
@@ -25,6 +33,32 @@ def _matmul(block: Block, node: Node) -> Array:
 
     nest.for_each(list(lead), product)
     return held
+
+
+def _is_small(node: Node) -> bool:
+    """Whether a product of matrices is known to be so small that loops would cost more than the work."""
+    (rows, inner), columns = node.inputs[0].type.shape[-2:], node.inputs[1].type.shape[-1]
+    known = inner is not None and rows is not None and columns is not None
+    return known and 0 < inner <= _TERMS and max(rows, columns) <= _COLUMNS and node.type.ndim == 2
+
+
+def _written_out(block: Block, node: Node) -> Array:
+    """A product that is not computed yet: an element is a sum of products."""
+    a, b = (_readable_often(block, i) for i in node.inputs)
+    dtype, inner = node.type.dtype, node.inputs[0].type.shape[-1]
+
+    def at(index: Sequence[Expr]) -> Expr:
+        terms = [(a.at([index[0], block.int(k)]), b.at([block.int(k), index[1]])) for k in range(inner)]
+        products = [block.op("mul", x, y, dtype=dtype) for x, y in terms]
+        return functools.reduce(lambda x, y: block.op("add", x, y, dtype=dtype), products)
+
+    return Array(dtype, (a.sizes[0], b.sizes[1]), at, depth=inner, cost=2 * inner)
+
+
+def _readable_often(block: Block, node: Node) -> Array:
+    """An operand whose elements may be read many times."""
+    value = block.array(node)
+    return value if is_tiny(value.sizes) and not value.cost else block.in_memory(node)
 
 
 def _stacked(block: Block, x: Node, lead: tuple[Expr, ...]) -> tuple[int, list[Expr]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,13 +10,17 @@ from ostinato.graph import Node
 from ostinato.lower.arrays import (
     Array,
     Memory,
+    all_indices,
     contiguous_strides,
     count,
     in_memory,
     is_one,
+    is_tiny,
     new_array,
+    of_elements,
     place,
     scalar,
+    static_count,
     store,
 )
 from ostinato.lower.loopnest import Const, Expr
@@ -443,6 +448,9 @@ def _from_elements(block: Block, dtype: str, sizes: Sequence[Expr], element: Any
     """An array in memory whose elements take statements to compute."""
     if not sizes:
         return scalar(element([]))
+    if is_tiny(sizes):
+        elements = [block.nest.let(element(index)) for index in all_indices(block.nest, sizes)]
+        return of_elements(block.nest, dtype, sizes, elements)
     held = new_array(block.nest, dtype, sizes)
     block.nest.for_each(list(sizes), lambda index: store(block.nest, held, index, element(index)))
     return held
@@ -451,6 +459,9 @@ def _from_elements(block: Block, dtype: str, sizes: Sequence[Expr], element: Any
 def _folded(block: Block, name: str, dtype: str, stops: Sequence[Expr], read: Any) -> Expr:
     """All elements that `read` gives, combined by nested loops that carry the result so far."""
     nest, combine = block.nest, _COMBINE[name]
+    if stops and (is_tiny(stops)) and static_count(stops):
+        elements = [read(index) for index in all_indices(nest, stops)]
+        return functools.reduce(lambda a, b: block.op(combine, a, b, dtype=dtype), elements)
     first = _identity_of(name)
     start = nest.const(first, dtype) if first is not None else read([block.int(0)] * len(stops))
 

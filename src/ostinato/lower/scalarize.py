@@ -16,14 +16,18 @@ from typing import TypeVar
 from ostinato.errors import OstinatoError
 from ostinato.graph import Graph, Node, topological
 from ostinato.lower.arrays import (
+    TINY,
     Array,
     Memory,
     contiguous_strides,
     copied,
     copy_all,
     in_memory,
+    in_registers,
     is_one,
+    is_tiny,
     new_array,
+    of_elements,
     scalar,
 )
 from ostinato.lower.loopnest import Expr, Nest
@@ -46,9 +50,6 @@ VIEWS = {"dimshuffle", "subtensor", "broadcast_to", "item", "disconnected_grad",
 _DEEPEST = 100
 # What costs so many additions or less is computed again by every reader.
 CHEAP = 3
-
-# Constant arrays of so many elements are written by the code; larger ones lie in memory beforehand.
-_FEW = 8
 
 
 class UnsupportedError(OstinatoError):
@@ -111,6 +112,8 @@ class Block:
             return scalar(self.nest.let(value.at([]), node.op.name))
         if value.memory is not None or value.depth > _DEEPEST:
             return self.materialised(value)
+        if node.op.name not in VIEWS and is_tiny(value.sizes):
+            return in_registers(self.nest, value.readable(self))
         if self.uses[node] > 1 and node.op.name not in VIEWS and value.cost > CHEAP:
             return self._made_to_wait(node, value)
         return value
@@ -185,14 +188,10 @@ class Block:
         if flat.size and (flat == flat[0]).all():
             value = self.nest.const(flat[0].item(), dtype)
             return Array(dtype, tuple(sizes), lambda index: value)
-        if flat.size > _FEW:
+        if flat.size > TINY:
             strides = contiguous_strides(self.nest, sizes)
             return in_memory(self.nest, dtype, sizes, Memory(self.nest.data(array), self.int(0), strides))
-        held = new_array(self.nest, dtype, sizes)
-        assert held.memory is not None
-        for i, v in enumerate(flat):
-            self.nest.emit_store(held.memory.pointer, self.nest.const(i), self.nest.const(v.item(), dtype))
-        return held
+        return of_elements(self.nest, dtype, sizes, [self.nest.const(v.item(), dtype) for v in flat])
 
     # ---- what rules ask for ----
 

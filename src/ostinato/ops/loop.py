@@ -23,7 +23,7 @@ import numpy as np
 
 from ostinato.errors import VerificationError
 from ostinato.graph import Graph, Node, dependents, make, redirect, substitute, topological
-from ostinato.ops.elementwise import le, minimum, where
+from ostinato.ops.elementwise import cast, le, minimum, where
 from ostinato.ops.indexing import set_subtensor
 from ostinato.ops.leaf import CONSTANT, constant, describe, new_input
 from ostinato.ops.op import Op, Sample, register
@@ -317,10 +317,23 @@ class _ReversedBody:
         seeds = [(body.next_carries[i], s) for i, s in self.carry_seeds.items()]
         seeds += [(body.outputs[j], s) for j, s in self.output_seeds.items()]
         wrt = [*body.sequences, *body.carries, *body.invariants]
-        found = backward(seeds, wrt)
+        found = self._by_one_factor(seeds, wrt) if _is_one_scalar(seeds) else backward(seeds, wrt)
         s, c = len(body.sequences), len(body.carries)
         self.sequence_results, self.carry_results = found[:s], found[s : s + c]
         self.invariant_results = found[s + c :]
+
+    def _by_one_factor(self, seeds: list[tuple[Any, Any]], wrt: list[Any]) -> list[Any]:
+        """Cotangents that all come from one scalar: each is the scalar's times a derivative that it has no part in.
+
+        Derivatives do not wait for the step before, so what passes from step to step is one product and one sum.
+        """
+        from ostinato.grad import backward
+
+        value, total = seeds[0]
+        for _, seed in seeds[1:]:
+            total = total + seed
+        derivatives = backward([(value, constant(1, value.type.dtype))], wrt)
+        return [None if d is None else cast(d * total, w.type.dtype) for d, w in zip(derivatives, wrt, strict=True)]
 
     @property
     def seeds(self) -> list[Any]:
@@ -350,6 +363,10 @@ class _ReversedBody:
             found["sequence", i] = _embed(_flip(g), given.sequences[i], start, steps)  # type: ignore[index]
         kinds = (("sequence", given.sequences), ("carry", given.carries), ("invariant", given.invariants))
         return [None, *[found.get((k, i)) for k, xs in kinds for i in range(len(xs))]]  # type: ignore[call-overload]
+
+
+def _is_one_scalar(seeds: list[tuple[Any, Any]]) -> bool:
+    return len({n for n, _ in seeds}) == 1 and seeds[0][0].type.ndim == 0
 
 
 def _bar(node: Node) -> str | None:

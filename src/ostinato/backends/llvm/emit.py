@@ -26,10 +26,11 @@ from ostinato.backends.llvm.scalar import (
     has_rule,
     integer_power,
     is_float,
+    item_size,
     llvm_type,
     memory_type,
 )
-from ostinato.backends.llvm.vectors import VectorBody, vector_widths
+from ostinato.backends.llvm.vectors import VectorBody, combining_width, joined_lanes, start_of_lanes, vector_widths
 from ostinato.lower.loopnest import (
     Alloc,
     Call,
@@ -68,12 +69,6 @@ N_CONTEXT = 8
 _TAKE_TYPE = ir.FunctionType(PTR, [PTR, I64])
 _ALIGN = 64
 _MOST = 1 << 48  # no machine has so many bytes
-_SIZES = {"bool": 1, "ptr": 8}
-
-
-def item_size(dtype: str) -> int:
-    """Bytes per element in memory."""
-    return _SIZES.get(dtype) or int("".join(c for c in dtype if c.isdigit())) // 8
 
 
 def knows(name: str, operands: Sequence[str], result: str) -> bool:
@@ -169,8 +164,7 @@ class Emitter:
         if isinstance(expr, Var):
             raise AssertionError(f"{expr.name} is not defined here")
         if isinstance(expr, Load):
-            address, offset = self.value(expr.pointer), self.value(expr.offset)
-            value = self.load(address, offset, expr.dtype)
+            value = self.load(self.place(expr.pointer, expr.offset, expr.dtype), expr.dtype)
             depth = self.scopes[-1].depth  # memory may change: no further out
             self.scopes[depth].loads.add(expr)
         else:
@@ -230,17 +224,31 @@ class Emitter:
 
     # ---- memory ----
 
-    def load(self, address: Any, offset: Any, dtype: str) -> Any:
-        b = self.builder
-        place = b.gep(address, [offset], inbounds=True, source_etype=memory_type(dtype))
-        value = b.load(place, typ=memory_type(dtype), align=item_size(dtype))
-        return b.trunc(value, llvm_type("bool")) if dtype == "bool" else value
+    def place(self, pointer: Expr, offset: Expr, dtype: str) -> Any:
+        """The address of an element; of a sum as offset, the part that loops leave alone is added outside of them."""
+        kind, fixed = memory_type(dtype), None
+        if isinstance(offset, Op) and offset.name == "add":
+            (_, near), (_, far) = (self._value(a) for a in offset.args)
+            if near < far:
+                fixed, offset = offset.args
+        address, depth = self._value(pointer)
+        if fixed is not None:
+            value, own = self._value(fixed)
+            depth, outer = max(depth, own), address
+            address = self._placed(depth, lambda: self._element(outer, value, kind))
+        return self._element(address, self.value(offset), kind)
+
+    def _element(self, address: Any, offset: Any, kind: Any) -> Any:
+        return self.builder.gep(address, [offset], inbounds=True, source_etype=kind)
+
+    def load(self, place: Any, dtype: str) -> Any:
+        value = self.builder.load(place, typ=memory_type(dtype), align=item_size(dtype))
+        return self.builder.trunc(value, llvm_type("bool")) if dtype == "bool" else value
 
     def store(self, stmt: Store) -> None:
         b, dtype = self.builder, stmt.value.dtype
         value = self.value(stmt.value)
-        address, offset = self.value(stmt.pointer), self.value(stmt.offset)
-        place = b.gep(address, [offset], inbounds=True, source_etype=memory_type(dtype))
+        place = self.place(stmt.pointer, stmt.offset, dtype)
         b.store(b.zext(value, I8) if dtype == "bool" else value, place, align=item_size(dtype))
         self.forget(stmt.pointer)
 
@@ -403,6 +411,7 @@ class Emitter:
             VectorBody(self, stmt, width).emit()
             self.close(frame, [])
             start = reached
+        start, inits = self._combined(stmt, start, stop, inits)
         rows = [v for c in stmt.columns for v in self._first_rows(c)]
         frame = self.open(start, stop, 1, [*inits, *rows])
         self.define(stmt.var, frame.t)
@@ -424,6 +433,19 @@ class Emitter:
             self.define(var, final)
         if stmt.trips is not None:
             self.define(stmt.trips, trips)
+
+    def _combined(self, stmt: For, start: Any, stop: Any, inits: list[Any]) -> tuple[Any, list[Any]]:
+        """Many iterations at a time of a loop that only sums up: where they end, and what is carried there."""
+        width, parts = combining_width(stmt)
+        if not width:
+            return start, inits
+        b = self.builder
+        reached = b.and_(stop, I64(-width))
+        lanes = [start_of_lanes(b, c, i, width) for c, i in zip(parts, inits, strict=True)]
+        frame = self.open(start, reached, width, lanes)
+        self.define(stmt.var, frame.t)
+        lanes, _ = self.close(frame, VectorBody(self, stmt, width).combine(parts, frame.phis))
+        return reached, [joined_lanes(b, c, i, v) for c, i, v in zip(parts, inits, lanes, strict=True)]
 
     def _first_rows(self, column: Column) -> tuple[Any, Any]:
         """Memory for the first rows of a column, and for how many."""

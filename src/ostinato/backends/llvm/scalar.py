@@ -36,6 +36,8 @@ _TYPES: dict[str, Any] = {
     "ptr": PTR,
 }
 
+_SIZES = {"bool": 1, "ptr": 8}
+
 Rule = Callable[..., Any]
 
 
@@ -49,6 +51,11 @@ def llvm_type(dtype: str) -> Any:
 def memory_type(dtype: str) -> Any:
     """The LLVM type of a dtype in memory: a truth value takes a byte."""
     return I8 if dtype == "bool" else llvm_type(dtype)
+
+
+def item_size(dtype: str) -> int:
+    """Bytes per element in memory."""
+    return _SIZES.get(dtype) or int("".join(c for c in dtype if c.isdigit())) // 8
 
 
 def is_float(dtype: str) -> bool:

@@ -1,44 +1,107 @@
 """Innermost loops several iterations at a time, with explicit vectors.
 
-A loop qualifies if its iterations are independent, it only stores floats of one dtype, and every access
-is either contiguous in the loop's variable or does not depend on it. Inner loops may carry sums: so are
-the columns of a matrix product, or sums over rows, computed many at a time.
+A loop qualifies if its iterations are independent, it only stores floats of one dtype and truth values, and
+every access is either contiguous in the loop's variable, forwards or backwards, or does not depend on it.
+Inner loops may carry sums: so are the columns of a matrix product, or sums over rows, computed many at a
+time. A loop that does nothing but carry sums (products, extremes) qualifies too: every lane has its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from llvmlite import ir
 
 from ostinato.backends.llvm import vector_math
-from ostinato.backends.llvm.scalar import I64, RULES, llvm_type, splat
-from ostinato.lower.loopnest import Const, Expr, For, Let, Load, Stmt, Store, Var
+from ostinato.backends.llvm.scalar import I64, RULES, item_size, llvm_type, memory_type, splat
+from ostinato.lower.loopnest import Carried, Const, Expr, For, Let, Load, Op, Stmt, Store, Var
 
 if TYPE_CHECKING:
     from ostinato.backends.llvm.emit import Emitter
 
 # Bytes of a vector register; wider vectors are split by the code generator.
 _REGISTER = 32
-_ANY_DTYPE = {"where"}
+_ANY_DTYPE = {"where", "cast"}
+# What may be combined in any order, and what it starts from; None for the first element.
+_COMBINING: dict[str, float | None] = {"add": 0.0, "mul": 1.0, "maximum": None, "minimum": None}
 
 
 def vector_widths(loop: For) -> list[int]:
     """How many iterations at once, from the widest down; none if the loop does not qualify."""
     if not loop.parallel or loop.carried or loop.columns or loop.until is not None:
         return []
-    dtypes = {s.value.dtype for s in loop.body if isinstance(s, Store)}
+    dtypes = {s.value.dtype for s in loop.body if isinstance(s, Store)} - {"bool"}
     if len(dtypes) != 1 or not (dtype := dtypes.pop()).startswith("float") or dtype == "float16":
         return []
     check = _Check(loop, dtype)
     if not all(check.statement(s) for s in loop.body):
         return []
-    lanes = _REGISTER // (4 if dtype == "float32" else 8)
+    lanes = _lanes(dtype)
     # A sum carried through an inner loop waits for the sum before: several registers keep the machine busy.
     sums = max([len(s.carried) for s in loop.body if isinstance(s, For)], default=0)
     wanted = [2 * lanes] if not sums else [max(8 // sums, 2) * lanes, lanes]
     return [w for w in wanted if not isinstance(loop.stop, Const) or loop.stop.value >= w]
+
+
+def _lanes(dtype: str) -> int:
+    return _REGISTER // (4 if dtype == "float32" else 8)
+
+
+class Combined(NamedTuple):
+    """A value that a loop carries by combining it with an element in every iteration."""
+
+    carried: Carried
+    name: str
+    element: Expr
+
+
+def combining_width(loop: For) -> tuple[int, list[Combined]]:
+    """How many iterations at once of a loop that only combines elements, and how; 0 if it does not qualify."""
+    found = [c for c in map(_combined, loop.carried) if c is not None]
+    dtypes = {c.var.dtype for c in loop.carried}
+    if loop.until is not None or loop.columns or len(found) != len(loop.carried) or len(dtypes) != 1:
+        return 0, []
+    dtype = dtypes.pop()
+    parts = list(_parts([f.element for f in found], loop.body))
+    if dtype not in ("float32", "float64") or any(c.var in parts for c in loop.carried):
+        return 0, []
+    check = _Check(loop, dtype)
+    if not all(isinstance(s, Let) and check.statement(s) for s in loop.body):
+        return 0, []
+    if not all(check.vector(f.element) for f in found):
+        return 0, []
+    costly = any(isinstance(e, Op) and e.name in vector_math.SUPPORTED for e in parts)
+    width = (2 if costly else 4) * _lanes(dtype)
+    return (0 if isinstance(loop.stop, Const) and loop.stop.value < width else width), found
+
+
+def _combined(carried: Carried) -> Combined | None:
+    value = carried.next
+    if isinstance(value, Op) and value.name in _COMBINING:
+        for own, element in (value.args, value.args[::-1]):
+            if own is carried.var:
+                return Combined(carried, value.name, element)
+    return None
+
+
+def _parts(roots: Iterable[Expr], bodies: Iterable[Stmt]) -> Iterator[Expr]:
+    """All expressions that some are made of, through the variables that statements define; each once."""
+    definitions = {s.var: s.value for s in bodies if isinstance(s, Let)}
+    seen: set[Expr] = set()
+    waiting = list(roots)
+    while waiting:
+        expr = waiting.pop()
+        if expr in seen:
+            continue
+        seen.add(expr)
+        yield expr
+        if isinstance(expr, Op):
+            waiting += expr.args
+        elif isinstance(expr, Load):
+            waiting += (expr.pointer, expr.offset)
+        elif expr in definitions:
+            waiting.append(definitions[expr])
 
 
 class _Slopes:
@@ -132,8 +195,10 @@ class _Check:
         if expr.dtype not in (self.dtype, "bool") or isinstance(expr, Const):
             return False
         if isinstance(expr, Load):
-            return expr.dtype == self.dtype and self.slopes.of(expr.pointer) == 0 and self.slopes.of(expr.offset) == 1
+            return self.slopes.of(expr.pointer) == 0 and self.slopes.of(expr.offset) in (1, -1)
         if expr.name not in RULES and expr.name not in vector_math.SUPPORTED and expr.name not in _ANY_DTYPE:
+            return False
+        if expr.name == "cast" and expr.args[0].dtype != "bool":
             return False
         return all(a.dtype in (self.dtype, "bool") and self.vector(a) for a in expr.args)
 
@@ -183,21 +248,58 @@ class VectorBody:
         args = [self.value(a) for a in expr.args]
         if expr.name == "where":
             return self.emitter.builder.select(*args)
+        if expr.name == "cast":
+            return self.emitter.builder.uitofp(args[0], ir.VectorType(llvm_type(expr.dtype), self.width))
         if expr.name in RULES:
             return RULES[expr.name](self.emitter.builder, expr.args[0].dtype, *args)
         return vector_math.call(self.emitter.builder, expr.name, *args)
 
-    def _place(self, pointer: Expr, offset: Expr, dtype: str) -> Any:
-        address, position = self.emitter.value(pointer), self.emitter.value(offset)
-        return self.emitter.builder.gep(address, [position], inbounds=True, source_etype=llvm_type(dtype))
+    def combine(self, parts: list[Combined], phis: list[Any]) -> list[Any]:
+        """What every lane carries on to the next iteration."""
+        self._statements(self.loop.body)
+        b = self.emitter.builder
+        return [RULES[c.name](b, c.element.dtype, p, self.value(c.element)) for c, p in zip(parts, phis, strict=True)]
 
     def _load(self, expr: Load) -> Any:
-        place = self._place(expr.pointer, expr.offset, expr.dtype)
-        vector = ir.VectorType(llvm_type(expr.dtype), self.width)
-        return self.emitter.builder.load(place, typ=vector, align=4 if expr.dtype == "float32" else 8)
+        b, slope = self.emitter.builder, self.slopes.of(expr.offset)
+        place = self.emitter.place(expr.pointer, expr.offset, expr.dtype)
+        kind = ir.VectorType(memory_type(expr.dtype), self.width)
+        if slope == -1:  # the lanes lie before the first one
+            place = b.gep(place, [I64(1 - self.width)], inbounds=True, source_etype=memory_type(expr.dtype))
+        value = b.load(place, typ=kind, align=item_size(expr.dtype))
+        if slope == -1:
+            value = b.shuffle_vector(value, value, _lanes_of(reversed(range(self.width))))
+        return b.trunc(value, ir.VectorType(llvm_type("bool"), self.width)) if expr.dtype == "bool" else value
 
     def _store(self, stmt: Store) -> None:
+        b, dtype = self.emitter.builder, stmt.value.dtype
         value = self.value(stmt.value)
-        place = self._place(stmt.pointer, stmt.offset, stmt.value.dtype)
-        self.emitter.builder.store(value, place, align=4 if stmt.value.dtype == "float32" else 8)
+        if dtype == "bool":
+            value = b.zext(value, ir.VectorType(memory_type("bool"), self.width))
+        place = self.emitter.place(stmt.pointer, stmt.offset, dtype)
+        b.store(value, place, align=item_size(dtype))
         self.emitter.forget(stmt.pointer)
+        if any(isinstance(e, Load) and e.pointer is stmt.pointer for e in self.values):
+            self.values = {e: v for e, v in self.values.items() if isinstance(e, Var)}
+
+
+def _lanes_of(order: Iterable[int]) -> Any:
+    places = list(order)
+    return ir.Constant(ir.VectorType(ir.IntType(32), len(places)), places)
+
+
+def start_of_lanes(builder: ir.IRBuilder, part: Combined, init: Any, width: int) -> Any:
+    """What the lanes of a combined value start from."""
+    neutral = _COMBINING[part.name]
+    return splat(builder, init if neutral is None else ir.Constant(init.type, neutral), width)
+
+
+def joined_lanes(builder: ir.IRBuilder, part: Combined, init: Any, lanes: Any) -> Any:
+    """All lanes and the value before the loop, combined: halves with halves."""
+    rule, dtype, n = RULES[part.name], part.element.dtype, lanes.type.count
+    while n > 1:
+        n //= 2
+        halves = [builder.shuffle_vector(lanes, lanes, _lanes_of(range(k, k + n))) for k in (0, n)]
+        lanes = rule(builder, dtype, *halves)
+    single = builder.extract_element(lanes, ir.Constant(ir.IntType(32), 0))
+    return rule(builder, dtype, init, single)
