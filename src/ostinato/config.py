@@ -37,8 +37,11 @@ _FLAGS: dict[str, Flag] = {
     "cache": Flag(True, (False, True), "keep compiled code on disk and load it from there"),
     "cache_dir": Flag("", (), "the folder of compiled code; if empty, the platform's for the user's caches"),
     "cache_size": Flag(512, (), "how many megabytes of compiled code are kept"),
+    "device": Flag("cpu", (), "where functions run: cpu, cuda, or auto for whichever suits a function"),
+    "gpu_precision": Flag(
+        "ieee", ("ieee", "tf32", "bf16"), "how a GPU multiplies matrices of float32: exactly, or rounding the factors"
+    ),
     # Theano's switches for machinery that does not exist here. Scripts set them; nothing depends on them.
-    "device": Flag("cpu", (), "accepted for Theano's sake; arrays live in the memory of the host"),
     "compute_test_value": Flag("off", ("off", "ignore", "warn", "raise"), "accepted for Theano's sake"),
     "exception_verbosity": Flag("low", ("low", "high"), "accepted for Theano's sake"),
     "optimizer": Flag("fast_run", (), "accepted for Theano's sake"),

@@ -40,6 +40,10 @@ class OstinatoIndexError(OstinatoError, IndexError):
     """An index lies outside its dimension."""
 
 
+class DeviceError(OstinatoError, RuntimeError):
+    """A device that is asked for cannot be used."""
+
+
 class MissingInputError(OstinatoValueError):
     """A computation needs a variable that it was not given."""
 

@@ -141,7 +141,7 @@ def _run_steps(spec: LoopSpec, tape: Tape, arrays: Sequence[Any]) -> tuple[Any, 
         done += 1
         if spec.has_until and not results[-1]:
             break
-    columns = [y.rows() for y in outputs] if done else _empty_outputs(spec, arrays)
+    columns = [y.rows() for y in outputs] if done else empty_outputs(spec, arrays)
     return (*carries, *columns, np.int64(done))
 
 
@@ -176,7 +176,7 @@ class _Column:
         return self.array if self.used == self.capacity else self.array[: self.used].copy()
 
 
-def _empty_outputs(spec: LoopSpec, arrays: Sequence[Any]) -> list[Any]:
+def empty_outputs(spec: LoopSpec, arrays: Sequence[Any]) -> list[Any]:
     """Outputs of no steps: their row shapes come from the body's size expressions, with rows of zeros."""
     given, body = split(spec, arrays), body_of(spec)
     wanted = [as_size_nodes(sizes(o)) for o in body.outputs]

@@ -24,10 +24,11 @@ _MAX_ELEMENTS = 64
 @rewrite_pass
 def constant_folding(graph: Graph) -> Graph:
     """Replace what follows from small constants alone."""
-    return Graph(graph.params, tuple(rewrite_nodes(graph.results, _fold)))
+    return Graph(graph.params, tuple(rewrite_nodes(graph.results, folded)))
 
 
-def _fold(node: Node) -> Node | None:
+def folded(node: Node) -> Node | None:
+    """The constant that a node is, if it follows from small constants alone; else None."""
     if not node.inputs or node.op in (LOOP, ITEM) or any(i.op is not CONSTANT for i in node.inputs):
         return None
     shape = node.type.shape

@@ -1,0 +1,225 @@
+"""A Loop on the device: for the shapes it meets, what surrounds its kernel, and the kernel."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from ostinato.backends.triton.emit import Access, Emitter, Kernel
+from ostinato.backends.triton.kernels import is_interpreted, launch, made
+from ostinato.backends.triton.specialise import specialised_spec
+from ostinato.backends.triton.split import UnsplitError, split_loop
+from ostinato.backends.triton.tensors import Reversed, as_tensor, default_device, torch_dtype
+from ostinato.config import config
+from ostinato.errors import ShapeError
+from ostinato.graph import Graph, Node, dependents
+from ostinato.ops.loop import LOOP, LoopSpec, body_of, split
+
+if TYPE_CHECKING:
+    from ostinato.backends.triton.run import Notes, Program
+
+# A loop that stops by a condition makes so many steps, then twice as many, between looks at how far it is.
+_FIRST_STEPS = 1024
+
+Runner = Callable[..., tuple[Any, ...]]
+
+
+class LoopRunner:
+    """A Loop of a Graph: finds, for the shapes of a call, what to run."""
+
+    def __init__(self, node: Node, notes: Notes) -> None:
+        self.spec: LoopSpec = node.params[0]
+        self.notes = notes
+        self.sized = _sizing(self.spec)
+        self.plans: dict[Any, Runner] = {}
+        self.lock = threading.Lock()
+
+    def __call__(self, *inputs: Any) -> tuple[Any, ...]:
+        given = split(self.spec, inputs)
+        rows = [tuple(np.shape(s) if isinstance(s, np.generic) else s.shape)[1:] for s in given.sequences]
+        shapes = [(), *rows, *[tuple(np.shape(x)) if not hasattr(x, "shape") else tuple(x.shape) for x in inputs[1 + len(rows) :]]]
+        known = [None] * (1 + len(rows) + len(given.carries))
+        known += [
+            int(x) if w and not isinstance(x, (torch.Tensor, Reversed)) else None
+            for x, w in zip(given.invariants, self.sized, strict=True)
+        ]
+        key = (tuple(shapes), tuple(known), config.gpu_precision)
+        plan = self.plans.get(key)
+        if plan is None:
+            with self.lock:
+                plan = self.plans.get(key)
+                if plan is None:
+                    plan = self.plans[key] = self._plan(shapes, known)
+        return plan(*inputs)
+
+    def _plan(self, shapes: Sequence[Any], known: Sequence[int | None]) -> Runner:
+        from ostinato.backends.triton.run import Program
+
+        start = time.perf_counter()
+        name = self.spec.name or "of the graph"
+        try:
+            graph = split_loop(specialised_spec(self.spec, shapes, known))
+            program = _Around(graph, self.notes, name)
+            return program
+        except UnsplitError as error:
+            self.notes.stepped[name] = str(error)
+            return _Steps(self.spec, Program(self.spec.body, self.notes))
+        finally:
+            self.notes.seconds["kernels"] += time.perf_counter() - start
+
+
+def _sizing(spec: LoopSpec) -> list[bool]:
+    """Which invariants are integers that sizes, or parts that are taken of arrays, depend on."""
+    roots = []
+    for node in spec.body.nodes():
+        first = {"sum_to": 1, "broadcast_to": 1, "reshape": 1, "specify_shape": 1, "subtensor": 1,
+                 "set_subtensor": 2, "inc_subtensor": 2, "arange": 0}.get(node.op.name)  # fmt: skip
+        if first is not None:
+            roots += node.inputs[first:]
+        if node.op is LOOP:
+            roots += [i for i in node.inputs if i.type.ndim == 0 and i.type.dtype == "int64"]
+    found = []
+    for w in body_of(spec).invariants:
+        is_size = w.type.ndim == 0 and w.type.dtype == "int64"
+        found.append(is_size and bool(roots) and bool(dependents(roots, {w}) & set(roots)))
+    return found
+
+
+class _Around:
+    """A split Loop: the Graph around its kernel, whose Loop is run by the kernel."""
+
+    def __init__(self, graph: Graph, notes: Notes, name: str) -> None:
+        from ostinato.backends.triton import run
+
+        self.notes = notes
+        loops = [n for n in graph.nodes() if n.op is LOOP]
+        runners = {n: _KernelRunner(n.params[0], notes, name) for n in loops}
+
+        class Around(run.Program):
+            def _instruction(self, node: Node) -> Any:
+                return runners[node] if node in runners else super()._instruction(node)
+
+        self.program: Program = Around(graph, notes)
+
+    def __call__(self, *inputs: Any) -> tuple[Any, ...]:
+        return tuple(self.program.run(inputs))
+
+
+class _KernelRunner:
+    """A Loop as one kernel."""
+
+    def __init__(self, spec: LoopSpec, notes: Notes, name: str) -> None:
+        self.spec, self.notes = spec, notes
+        emitter = Emitter(spec, config.gpu_precision, is_interpreted())
+        self.kernel: Kernel = emitter.kernel()
+        made(self.kernel.text)
+        notes.kernels[f"{name}: {self.kernel.description}"] = len(notes.kernels)
+        notes.texts.setdefault(self.kernel.text, None)
+        self.constants = [as_tensor(c, c.dtype.name) for c in self.kernel.constants]
+        self.body = body_of(spec)
+
+    def __call__(self, *inputs: Any) -> tuple[Any, ...]:
+        given = split(self.spec, inputs)
+        steps = int(given.trip_count)
+        for x in given.sequences:
+            if x.shape[0] < steps:
+                raise ShapeError(f"a sequence of the loop has {x.shape[0]} rows, but {steps} steps are to be made")
+        if self.spec.has_until:
+            return self._until(given, steps)
+        outputs = [_empty((steps, *y.type.shape), y.type.dtype) for y in self.body.outputs]
+        if not steps:
+            return (*given.carries, *outputs, np.int64(0))
+        finals = [_empty(c.type.shape, c.type.dtype) for c in self.body.carries]
+        self._launch(given, given.carries, 0, finals, outputs, None, steps)
+        return (*finals, *outputs, np.int64(steps))
+
+    def _launch(
+        self, given: Any, carries: Sequence[Any], first: int, finals: Any, outputs: Any, status: Any, steps: int
+    ) -> None:
+        sources = {
+            "carry": carries, "invariant": given.invariants, "constant": self.constants, "sequence": given.sequences,
+            "final": finals, "output": outputs,
+        }  # fmt: skip
+        types = {"carry": self.body.carries, "invariant": self.body.invariants}
+        arrays = []
+        for access in self.kernel.accesses:
+            value = sources[access.kind][access.number]
+            if access.kind in types:
+                value = _as_array(value, types[access.kind][access.number].type.dtype)
+            arrays.append(_rows(access, value, first))
+        launch(self.kernel, arrays, status, steps, first)
+
+    def _until(self, given: Any, limit: int) -> tuple[Any, ...]:
+        """In blocks of steps: the state stays on the device, and the host looks after each how far it is."""
+        done, block, going = 0, min(limit, _FIRST_STEPS), limit > 0
+        carries = [_as_array(c, p.type.dtype) for c, p in zip(given.carries, self.body.carries, strict=True)]
+        blocks: list[list[Any]] = [[] for _ in self.body.outputs]
+        status = torch.zeros(2, dtype=torch.int64, device=default_device())
+        while going:
+            finals = [_empty(c.type.shape, c.type.dtype) for c in self.body.carries]
+            outputs = [_empty((block, *y.type.shape), y.type.dtype) for y in self.body.outputs]
+            self._launch(given, carries, done, finals, outputs, status, block)
+            made_steps, keep = (int(v) for v in status.cpu())
+            for held, rows in zip(blocks, outputs, strict=True):
+                held.append(rows[:made_steps])
+            carries, done = finals, done + made_steps
+            going = bool(keep) and done < limit
+            block = min(2 * block, limit - done)
+        rows = [
+            torch.cat(b) if b else _empty((0, *y.type.shape), y.type.dtype)
+            for b, y in zip(blocks, self.body.outputs, strict=True)
+        ]
+        return (*carries, *rows, np.int64(done))
+
+
+def _rows(access: Access, value: Any, first: int) -> tuple[Any, int]:
+    """The tensor that a kernel gets for an array, beginning with row `first`, and the stride of steps."""
+    if not access.stepped:
+        return value, 0
+    if isinstance(value, Reversed):
+        n = value.tensor.shape[0]
+        # Row 0 is the last one; an empty array has none, and nothing will be read.
+        return (value.tensor[n - 1 - first :] if n else value.tensor), -value.tensor.stride(0)
+    return (value[first:] if access.kind == "sequence" and first else value), value.stride(0)
+
+
+def _empty(shape: Sequence[int], dtype: str) -> torch.Tensor:
+    return torch.empty(tuple(shape), dtype=torch_dtype(dtype), device=default_device())
+
+
+def _as_array(value: Any, dtype: str) -> torch.Tensor:
+    return as_tensor(value, dtype)
+
+
+class _Steps:
+    """A Loop that has no kernel: its body step by step, on the device."""
+
+    def __init__(self, spec: LoopSpec, program: Program) -> None:
+        self.spec, self.program, self.body = spec, program, body_of(spec)
+
+    def __call__(self, *inputs: Any) -> tuple[Any, ...]:
+        from ostinato.backends.reference import empty_outputs
+
+        spec, given = self.spec, split(self.spec, inputs)
+        steps, c, done = int(given.trip_count), spec.n_carries, 0
+        sequences = [x.plain() if isinstance(x, Reversed) else x for x in given.sequences]
+        carries, rows = tuple(given.carries), [[] for _ in self.body.outputs]  # type: list[list[Any]]
+        while done < steps:
+            results = self.program.run((np.int64(done), *[s[done] for s in sequences], *carries, *given.invariants))
+            carries = tuple(results[:c])
+            for held, value, node in zip(rows, results[c:], self.body.outputs, strict=False):
+                held.append(_as_array(value, node.type.dtype))
+            done += 1
+            if spec.has_until and not bool(results[-1]):
+                break
+        if not done:
+            host = [x.detach().cpu().numpy() if isinstance(x, torch.Tensor) else np.asarray(x) for x in
+                    (given.trip_count, *sequences, *given.carries, *given.invariants)]  # fmt: skip
+            empty = [as_tensor(e, e.dtype.name) for e in empty_outputs(spec, host)]
+            return (*carries, *empty, np.int64(0))
+        return (*carries, *[torch.stack(r) for r in rows], np.int64(done))

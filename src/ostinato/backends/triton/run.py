@@ -1,0 +1,302 @@
+"""A Graph on the device: its ops one by one on torch's tensors, each of its loops as one kernel.
+
+Integer scalars stay on the host, as NumPy's, since sizes are made of them: nothing has to come back from the
+device to know how much memory a result takes.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+
+from ostinato.backends import Report
+from ostinato.backends.triton.loops import LoopRunner
+from ostinato.backends.triton.slices import is_elementwise
+from ostinato.backends.triton.tensors import RULES, Reversed, as_tensor, default_device, plain, torch_dtype
+from ostinato.config import config
+from ostinato.errors import DeviceError, OstinatoError, OstinatoIndexError, OstinatoValueError, at
+from ostinato.graph import Graph, Node
+from ostinato.ops.leaf import CONSTANT
+from ostinato.ops.loop import ITEM, LOOP
+from ostinato.ops.op import params_of
+from ostinato.ops.sizes import MAKE_VECTOR, SIZE
+from ostinato.printing import short
+from ostinato.types import TensorType
+
+# How many of an op's inputs are arrays; the rest are sizes and positions, which stay on the host.
+_ARRAYS = {
+    "broadcast_to": 1, "reshape": 1, "sum_to": 1, "specify_shape": 1, "subtensor": 1, "set_subtensor": 2,
+    "inc_subtensor": 2, "arange": 0,
+}  # fmt: skip
+
+Instruction = tuple[Callable[..., Any], tuple[int, ...], int]
+
+
+class Notes:
+    """What a function did on the device, for its report.
+
+    Attributes
+    ----------
+    kernels : descriptions of the kernels of its loops.
+    stepped : why a loop runs step by step, by the loop.
+    called_out : ops that NumPy computes, on arrays that go to the host and back.
+    transfers : how many arrays went which way.
+    seconds : spent on making kernels, by stage.
+    """
+
+    def __init__(self) -> None:
+        self.kernels: dict[str, int] = {}
+        self.stepped: dict[str, str] = {}
+        self.called_out: set[str] = set()
+        self.transfers: Counter[str] = Counter()
+        self.seconds: Counter[str] = Counter()
+        self.texts: dict[str, None] = {}
+
+
+class Program:
+    """A Graph as instructions over numbered slots, run on the device."""
+
+    def __init__(self, graph: Graph, notes: Notes) -> None:
+        self.notes = notes
+        self.nodes: list[Node] = list(dict.fromkeys([*graph.params, *graph.nodes()]))
+        slot = {n: i for i, n in enumerate(self.nodes)}
+        self.template: list[Any] = [None] * len(self.nodes)
+        self.params, self.results = [slot[p] for p in graph.params], [slot[r] for r in graph.results]
+        self.code: list[Instruction] = []
+        last: dict[int, int] = {}
+        for node in self.nodes:
+            if node.op is CONSTANT:
+                self.template[slot[node]] = _constant(node)
+            elif node not in set(graph.params):
+                inputs = tuple([slot[i] for i in node.inputs])
+                last.update(dict.fromkeys(inputs, len(self.code)))
+                self.code.append((self._instruction(node), inputs, slot[node]))
+        self.dead = self._last_uses(last)
+
+    def _last_uses(self, last: dict[int, int]) -> list[list[int]]:
+        """After which instruction which slots are needed no more, so that their memory can be used again."""
+        kept = {*self.results, *(i for i, v in enumerate(self.template) if v is not None)}
+        dead: list[list[int]] = [[] for _ in self.code]
+        for slot, k in last.items():
+            if slot not in kept:
+                dead[k].append(slot)
+        return dead
+
+    def run(self, values: Sequence[Any]) -> list[Any]:
+        """The results for params: tensors on the device, and NumPy's integer scalars."""
+        slots = self.template.copy()
+        for i, value in zip(self.params, values, strict=True):
+            slots[i] = value
+        out = 0
+        try:
+            for (function, inputs, out), dead in zip(self.code, self.dead, strict=True):
+                slots[out] = function(*[slots[i] for i in inputs])
+                for i in dead:
+                    slots[i] = None
+        except (OstinatoError, torch.cuda.OutOfMemoryError):
+            raise
+        except (ValueError, IndexError, TypeError, RuntimeError) as error:
+            raise _explained(error, self.nodes[out]) from error
+        return [slots[i] for i in self.results]
+
+    def _instruction(self, node: Node) -> Callable[..., Any]:
+        if node.op is LOOP:
+            return LoopRunner(node, self.notes)
+        if node.op is ITEM:
+            index = node.params[0]
+            return lambda values: values[index]
+        if node.op is SIZE:
+            axis = node.params[0]
+            return lambda x: np.int64(x.shape[axis])
+        return _Operation(node, self.notes)
+
+
+def _explained(error: Exception, node: Node) -> OstinatoError:
+    """An error of torch's as one of Ostinato's, with the operation and the user's line."""
+    kind = OstinatoIndexError if isinstance(error, IndexError) else OstinatoValueError
+    return kind(f"{short(node)}{at(node.source)} failed on the device: {error}")
+
+
+class _Operation:
+    """An op: on the host if all it needs is there and it is a scalar, else on the device."""
+
+    def __init__(self, node: Node, notes: Notes) -> None:
+        self.node, self.notes, self.params = node, notes, params_of(node)
+        type_ = node.type
+        self.may_stay = node.op is MAKE_VECTOR or (type(type_) is TensorType and type_.ndim == 0)
+        self.rule = RULES.get(node.op.name)
+        n = len(node.inputs)
+        self.n_arrays = _ARRAYS.get(node.op.name, n) if self.rule else n
+        self.elementwise = is_elementwise(node)
+
+    def __call__(self, *inputs: Any) -> Any:
+        if self.may_stay and not any(isinstance(i, (torch.Tensor, Reversed)) for i in inputs):
+            with np.errstate(all="ignore"):
+                return self.node.op.numpy(*inputs, **self.params)
+        if self.rule is None:
+            return self._called_out(inputs)
+        keep = self.node.op.name == "subtensor"
+        arrays = [
+            x if keep and isinstance(x, Reversed) else _on_device(x, i.type.dtype)
+            for x, i in zip(inputs[: self.n_arrays], self.node.inputs, strict=False)
+        ]
+        try:
+            return self.rule(*arrays, *inputs[self.n_arrays :], **self.params)
+        except NotImplementedError:
+            return self._called_out(inputs)
+
+    def _called_out(self, inputs: Sequence[Any]) -> Any:
+        self.notes.called_out.add(self.node.op.name)
+        arrays = [to_host(i, self.notes) for i in inputs]
+        with np.errstate(all="ignore"):
+            result = self.node.op.numpy(*arrays, **self.params)
+        if isinstance(result, tuple):
+            return tuple(to_device(r, self.notes) for r in result)
+        return to_device(result, self.notes)
+
+
+@lru_cache(maxsize=1024)
+def _scalar(value: Any, dtype: str, device: torch.device) -> torch.Tensor:
+    return torch.tensor(value, dtype=torch_dtype(dtype), device=device)
+
+
+def _on_device(value: Any, dtype: str) -> torch.Tensor:
+    if isinstance(value, torch.Tensor):
+        return value
+    if isinstance(value, Reversed):
+        return value.plain()
+    if np.ndim(value) == 0:
+        return _scalar(value.item(), dtype, default_device())
+    return as_tensor(value, dtype)
+
+
+def _constant(node: Node) -> Any:
+    array = node.params[0].array
+    return array[()] if array.ndim == 0 else as_tensor(array, node.type.dtype)
+
+
+def to_host(value: Any, notes: Notes) -> Any:
+    """A value as NumPy's."""
+    if not isinstance(value, (torch.Tensor, Reversed)):
+        return value
+    notes.transfers["to the host"] += 1
+    array = plain(value).detach().cpu().numpy()
+    return array[()] if array.ndim == 0 else array
+
+
+def to_device(value: Any, notes: Notes) -> Any:
+    """A value of NumPy's as a tensor; integer and boolean scalars stay on the host."""
+    if isinstance(value, torch.Tensor):
+        return value
+    array = np.asarray(value)
+    if array.ndim == 0 and array.dtype.kind in "iub":
+        return array[()]
+    notes.transfers["to the device"] += 1
+    return as_tensor(array, array.dtype.name)
+
+
+class DeviceExecutable:
+    """A Graph compiled for the device.
+
+    Called with arrays of NumPy or tensors, it returns tensors if `tensors`, else arrays of NumPy.
+    """
+
+    takes_tensors = True
+
+    def __init__(self, graph: Graph, tensors: bool) -> None:
+        self._graph, self.tensors, self.notes = graph, tensors, Notes()
+        self._precision = config.gpu_precision
+        start = time.perf_counter()
+        default_device()
+        self._program = Program(graph, self.notes)
+        self.notes.seconds["plan"] += time.perf_counter() - start
+        self._lock = threading.RLock()
+
+    def __call__(self, values: Sequence[Any]) -> list[Any]:
+        with config.change_flags(gpu_precision=self._precision):
+            given = [to_device(v, self.notes) if not isinstance(v, torch.Tensor) else _scalar_to_host(v) for v in values]
+            results = self._program.run(given)
+        types = self._graph.result_types
+        if self.tensors:
+            taken = {t.untyped_storage().data_ptr() for t in given if isinstance(t, torch.Tensor)}
+            return [_own(_on_device(r, t.dtype), taken) for r, t in zip(results, types, strict=True)]
+        return [np.asarray(to_host(r, self.notes)) for r in results]
+
+    @property
+    def compilations(self) -> int:
+        """How many different kernels its loops have become so far."""
+        return len(self.notes.kernels)
+
+    @property
+    def report(self) -> Report:
+        """What was done so far; kernels are made when a loop meets the shapes of its arrays."""
+        notes = self.notes
+        lines = [f"Loop {text}." for text in notes.kernels]
+        lines += [f"Loop {name} runs step by step on the device: {why}." for name, why in sorted(notes.stepped.items())]
+        moved = ", ".join(f"{n} {way}" for way, n in sorted(notes.transfers.items())) or "none"
+        lines.append(f"Arrays moved: {moved}; none within a kernel.")
+        device = torch.cuda.get_device_name() if default_device().type == "cuda" else "Triton's interpreter"
+        return Report(
+            f"compiled for {device}, each loop as one kernel",
+            dict(notes.seconds),
+            {"triton": lambda: "\n".join(notes.texts)},
+            sorted(notes.called_out),
+            note="\n".join(lines),
+        )
+
+
+def _scalar_to_host(value: torch.Tensor) -> Any:
+    """Integer scalars are wanted on the host."""
+    if value.ndim == 0 and not value.is_floating_point():
+        return value.cpu().numpy()[()]
+    return value
+
+
+def _own(result: torch.Tensor, taken: set[int]) -> torch.Tensor:
+    """A result that shares memory with nothing else and is contiguous."""
+    place = result.untyped_storage().data_ptr()
+    if place in taken or not result.is_contiguous():
+        result = result.clone(memory_format=torch.contiguous_format)
+    taken.add(result.untyped_storage().data_ptr())
+    return result
+
+
+def adopt(value: Any, type_: TensorType, what: str) -> torch.Tensor:
+    """A tensor, or anything that speaks DLPack, as an argument; nothing is copied if it lies on the device.
+
+    Raises
+    ------
+    OstinatoTypeError
+        If dtype or number of dimensions are not those of the input.
+    """
+    from ostinato.errors import OstinatoTypeError
+
+    tensor = value if isinstance(value, torch.Tensor) else torch.from_dlpack(value)
+    dtype = str(tensor.dtype).removeprefix("torch.")
+    sizes = list(zip(type_.shape, tensor.shape, strict=False))
+    if dtype != type_.dtype or tensor.ndim != type_.ndim or any(w not in (None, g) for w, g in sizes):
+        raise OstinatoTypeError(f"{what}: expected {type_}, got a tensor of {dtype} and shape {tuple(tensor.shape)}")
+    return tensor.detach().to(default_device())
+
+
+def compile_graph(graph: Graph) -> DeviceExecutable:
+    """The Graph as a callable from arrays, one per param, to arrays of NumPy, one per result."""
+    return DeviceExecutable(_checked(graph), tensors=False)
+
+
+def _checked(graph: Graph) -> Graph:
+    from ostinato.backends.triton.kernels import is_interpreted
+
+    if not is_interpreted() and not torch.cuda.is_available():
+        raise DeviceError(
+            "there is no GPU that torch can use; give device='cpu', or set TRITON_INTERPRET=1 before triton is "
+            "imported to have kernels interpreted, which is for tests and very slow"
+        )
+    return graph

@@ -1,0 +1,323 @@
+"""What need not wait for the step before leaves the loop: prologue, core, epilogue.
+
+before:  h = loop(n, x, h0; h' = tanh(x[t] @ W + h @ U), y = h' @ V)
+after:   z = x @ W;  h = loop(n, z, h0; h' = tanh(z[t] + h @ U));  y = h @ V
+
+before:  loop(n, h, d, 0; S' = S + h[t].T @ d[t])              # the gradient of U
+after:   h.reshape(n * batch, ...).T @ d.reshape(n * batch, ...)
+
+Moved are products of matrices and other operations that cost much; cheap elementwise work stays, since a
+kernel does it on values that it has at hand. Sums over the batch that a loop adds up are added up per lane
+and summed at the end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from ostinato.backends.triton.batch import batched, can_batch
+from ostinato.backends.triton.slices import is_elementwise
+from ostinato.graph import Graph, Node, dependents, make, rebuild, topological
+from ostinato.ops.contraction import MATMUL
+from ostinato.ops.creation import arange
+from ostinato.ops.indexing import INC_SUBTENSOR
+from ostinato.ops.leaf import CONSTANT, constant, new_input
+from ostinato.ops.loop import LOOP, Body, LoopInputs, LoopSpec, body_of, build_loop
+from ostinato.ops.movement import DIMSHUFFLE, dimshuffle, reshape
+from ostinato.ops.op import OPS
+from ostinato.ops.reduce import SUM
+from ostinato.ops.sizes import broadcast_to, sizes
+from ostinato.types import TensorType
+
+_COSTLY = {"matmul", "gather", "cholesky", "solve", "solve_triangular", "matrix_inverse", "det", "slogdet", "cumsum"}
+
+
+class UnsplitError(Exception):
+    """A loop that this backend cannot make a kernel of; it runs step by step."""
+
+
+def split_loop(spec: LoopSpec) -> Graph:
+    """A Loop whose body has static types as a Graph around a smaller Loop, or around none.
+
+    Returns
+    -------
+    Graph
+        Params: trip count, sequences, carries, invariants; results: final carries, outputs, steps done.
+    """
+    return _Split(spec).graph()
+
+
+class _Split:
+    """One Loop being taken apart."""
+
+    def __init__(self, spec: LoopSpec) -> None:
+        self.spec, self.body = spec, body_of(spec)
+        body = self.body
+        self.trips = new_input(TensorType("int64", ()), "steps")
+        self.sequences = [new_input(x.type.with_shape((None, *x.type.shape)), x.name) for x in body.sequences]
+        self.inits = [new_input(c.type, c.name) for c in body.carries]
+        self.invariants = list(body.invariants)  # the outer graph's params too: so the body speaks of the outside
+        self.rows: dict[Node, Any] = dict(zip(body.sequences, self.sequences, strict=True))
+        self.recorded: dict[Node, int] = {}  # a node of the body -> which of the new outputs holds it
+        self.carry_bound = dependents(spec.body.results, set(body.carries))
+        self.bound = dependents(spec.body.results, {body.t, *body.sequences, *body.carries})
+
+    def graph(self) -> Graph:
+        self._prologue()
+        sums = self._accumulators()
+        late = self._late_outputs()
+        inner = self._loop(sums, late)
+        results = self._collect(inner, sums, late)
+        return Graph((self.trips, *self.sequences, *self.inits, *self.invariants), tuple(results))
+
+    # ---- before the loop ----
+
+    def _prologue(self) -> None:
+        """Costly work on sequences alone, for all steps at once."""
+        body = self.body
+        results = self.spec.body.results
+        free = self.bound - self.carry_bound
+        readers = [n for n in topological(results) if n in self.carry_bound]
+        frontier = dict.fromkeys([i for n in readers for i in n.inputs if i in free] + [r for r in results if r in free])
+        sources = {body.t, *body.sequences}
+        for node in frontier:
+            work = [n for n in topological([node], stop=sources) if n in self.bound and n not in sources]
+            moved = any(n.op.name in _COSTLY for n in work) or (work and not body.carries)
+            if moved and can_batch([node], sources):
+                table = {**self.rows, body.t: arange(self.trips)}
+                self.rows[node] = batched([node], table, self.trips)[0]
+
+    # ---- sums over the steps ----
+
+    def _accumulators(self) -> dict[int, Any]:
+        """The carries that only add up, by number, with what they add."""
+        body = self.body
+        found: dict[int, Any] = {}
+        users: dict[Node, list[Node]] = {c: [] for c in body.carries}
+        for node in topological(self.spec.body.results):
+            for i in node.inputs:
+                if i in users:
+                    users[i].append(node)
+        read = {*body.outputs, *([body.keep_going] if body.keep_going is not None else [])}
+        for k, (carry, value) in enumerate(zip(body.carries, body.next_carries, strict=True)):
+            added = _added(carry, value)
+            alone = users[carry] == [value] and carry not in read and value not in read
+            alone = alone and carry not in body.next_carries and body.next_carries.count(value) == 1
+            if added is not None and alone and carry.type.is_float and added.type == carry.type:
+                found[k] = added
+        return found
+
+    # ---- after the loop ----
+
+    def _late_outputs(self) -> set[int]:
+        """The outputs that are computed for all steps after the loop: costly, and no carry waits for them."""
+        body = self.body
+        tests = [body.keep_going] if body.keep_going is not None else []
+        self.core = set(topological([*body.next_carries, *tests]))
+        late = set()
+        for j, y in enumerate(body.outputs):
+            if y in self.rows:
+                late.add(j)
+                continue
+            own = [n for n in topological([y], stop=self.core | self.rows.keys()) if n not in self.core]
+            own = [n for n in own if n in self.bound and n not in self.rows]
+            if any(n.op.name in _COSTLY for n in own) and can_batch([y], self._cut(own)):
+                late.add(j)
+        return late
+
+    def _cut(self, nodes: Sequence[Node]) -> set[Node]:
+        """What nodes read of the steps that is not among them."""
+        among = set(nodes)
+        return {i for n in nodes for i in n.inputs if i not in among and i in self.bound}
+
+    # ---- the loop that remains ----
+
+    def _loop(self, sums: dict[int, Any], late: set[int]) -> Any:
+        body = self.body
+        kept = [k for k in range(len(body.carries)) if k not in sums]
+        self.totals = _Totals(self)
+        for added in sums.values():
+            self.totals.plan(added)
+        outputs = [y for j, y in enumerate(body.outputs) if j not in late]
+        for y in outputs:
+            self.record(y)
+        for j in late:
+            if body.outputs[j] not in self.rows:
+                own = [n for n in topological([body.outputs[j]], stop=self.core | self.rows.keys()) if n in self.bound]
+                for n in self._cut([n for n in own if n not in self.core and n not in self.rows]):
+                    self.record(n)
+        lanes = self.totals.lanes()
+        carries = [*[body.carries[k] for k in kept], *[c for c, _ in lanes]]
+        nexts = [*[body.next_carries[k] for k in kept], *[c + x for c, x in lanes]]
+        zeros = [broadcast_to(constant(0, x.type.dtype), sizes(x)) for _, x in lanes]
+        inits = [*[self.inits[k] for k in kept], *zeros]
+        if not carries and not self.recorded and body.keep_going is None:
+            return None
+        params = {node: node if node in body.sequences else new_input(node.type) for node in self.rows}
+        return self._build(params, carries, nexts, inits)
+
+    def _build(self, params: dict[Node, Any], carries: Any, nexts: Any, inits: Any) -> Any:
+        from ostinato.graph import substitute
+
+        body = self.body
+        moved = {n: p for n, p in params.items() if n is not p}
+        outputs = list(self.recorded)
+        tests = [] if body.keep_going is None else [body.keep_going]
+        results = substitute([*nexts, *outputs, *tests], moved)
+        c, o = len(carries), len(outputs)
+        inner = Body(
+            body.t, tuple(params.values()), tuple(carries), (),
+            tuple(results[:c]), tuple(results[c : c + o]), results[-1] if tests else None,
+        )  # fmt: skip
+        given = LoopInputs(self.trips, tuple(self.rows.values()), tuple(inits), ())
+        return build_loop(inner, given, None, self.spec.name)
+
+    def record(self, node: Node) -> None:
+        """Make the loop that remains record a node of the body, unless it is known for all steps anyhow."""
+        if node not in self.rows and node in self.bound and node is not self.body.t:
+            self.recorded.setdefault(node, len(self.recorded))
+
+    def _collect(self, inner: Any, sums: dict[int, Any], late: set[int]) -> list[Any]:
+        body = self.body
+        self.done = self.trips if inner is None or body.keep_going is None else inner.trips_done
+        self.table: dict[Node, Any] = {n: self.cut(x) for n, x in self.rows.items()}
+        self.table[body.t] = arange(self.done)
+        self.table.update({n: inner.outputs[i] for n, i in self.recorded.items()})
+        kept = iter(inner.finals if inner is not None else [])
+        finals: list[Any] = [None if k in sums else next(kept) for k in range(len(body.carries))]
+        self.totals.lane_totals = list(kept)
+        for k, added in sums.items():
+            finals[k] = self.inits[k] + self.totals.total(added)
+        return [*finals, *batched(body.outputs, self.table, self.done), self.done]
+
+    def cut(self, rows: Any) -> Any:
+        """Rows of the steps that were made."""
+        return rows[: self.done]
+
+
+def _added(carry: Node, value: Node) -> Node | None:
+    """What a step adds to a carry; None if it does something else."""
+    terms = _terms(value)
+    if terms.count(carry) != 1 or value is carry:
+        return None
+    rest = [t for t in terms if t is not carry]
+    if carry in topological(rest):
+        return None
+    result = rest[0]
+    for t in rest[1:]:
+        result = make(OPS["add"], (result, t))
+    return result
+
+
+def _terms(node: Node) -> list[Node]:
+    if node.op is OPS["add"] and all(i.type == node.type for i in node.inputs):
+        return [t for i in node.inputs for t in _terms(i)]
+    return [node]
+
+
+class _Totals:
+    """Sums of nodes of the body over all steps: moved through what is linear, down to rows or to lanes."""
+
+    def __init__(self, split: _Split) -> None:
+        self.split = split
+        self.leaves: dict[Node, Any] = {}
+        self.lane_totals: list[Any] = []
+
+    def plan(self, node: Node) -> None:
+        """Find out what has to be recorded or added up per lane for the total of a node."""
+        product = _product(node)
+        if product is not None:
+            for x in product:
+                self.split.record(_rows_of(x))
+        elif (inner := self._linear(node)) is not None:
+            for x in inner:
+                self.plan(x)
+        elif node in self.split.bound:
+            self.leaves.setdefault(node, None)
+
+    def lanes(self) -> list[tuple[Any, Node]]:
+        """New carries, one per leaf that is not recorded, and what each adds."""
+        found = []
+        for node in self.leaves:
+            if node not in self.split.recorded and node not in self.split.rows:
+                self.leaves[node] = len(found)
+                found.append((new_input(node.type), node))
+        return found
+
+    def total(self, node: Node) -> Any:
+        """The sum of a node over the steps that were made."""
+        split = self.split
+        if (product := _product(node)) is not None:
+            return self._total_product(*product)
+        if (inner := self._linear(node)) is not None:
+            if node.op is OPS["add"]:
+                return self.total(inner[0]) + self.total(inner[1])
+            return rebuild(node, tuple([self.total(i) if i in inner else i for i in node.inputs]))
+        if node not in split.bound:
+            return node * split.done.astype(node.type.dtype)
+        place = self.leaves.get(node)
+        return self.lane_totals[place] if place is not None else SUM_ROWS(split.table[node])
+
+    def _total_product(self, x: Node, y: Node) -> Any:
+        """Of x.T @ y: one product of all rows."""
+        steps = self.split.done
+        flat = []
+        for operand in (x, y):
+            source = _rows_of(operand)
+            all_rows = batched([operand], self.split.table, steps)[0]
+            assert source is not None
+            rows, columns = operand.type.shape
+            flat.append(reshape(all_rows, (steps * rows, columns)))
+        return make(MATMUL, (dimshuffle(flat[0], 1, 0), flat[1]))
+
+    def _linear(self, node: Node) -> list[Node] | None:
+        """The inputs through which a node is linear, if the rest does not change from step to step."""
+        bound = [i for i in node.inputs if i in self.split.bound]
+        if node not in self.split.bound or not bound or node in self.split.rows:
+            return None
+        if node.op is OPS["add"] and all(i.type == node.type for i in node.inputs):
+            return list(node.inputs)
+        if node.op in (SUM, DIMSHUFFLE) or node.op is OPS["neg"]:
+            return bound
+        if node.op is INC_SUBTENSOR and bound == [node.inputs[1]] and _is_zeros(node.inputs[0]):
+            return bound
+        return None
+
+
+def SUM_ROWS(x: Any) -> Any:
+    """The sum over the first axis."""
+    return make(SUM, (x,), ((0,),))
+
+
+def _is_zeros(x: Node) -> bool:
+    from ostinato.backends.triton.slices import _is_zero
+
+    return _is_zero(x)
+
+
+def _rows_of(node: Node) -> Node:
+    """The node whose rows have to be known for a factor: what stands under mere rearrangement."""
+    while node.op is DIMSHUFFLE and node.inputs[0].type.ndim > 0:
+        node = node.inputs[0]
+    return node
+
+
+def _product(node: Node) -> tuple[Node, Node] | None:
+    """x and y if a node is x.T @ y; an outer product of vectors is one of matrices of one row."""
+    if node.op is MATMUL and node.type.ndim == 2 and all(i.type.ndim == 2 for i in node.inputs):
+        return dimshuffle(node.inputs[0], 1, 0), node.inputs[1]
+    if node.op is OPS["mul"] and node.type.ndim == 2:
+        for x, y in (node.inputs, node.inputs[::-1]):
+            if x.type.ndim == y.type.ndim == 2 and x.type.shape[1] == 1 == y.type.shape[0] and 1 not in node.type.shape:
+                return dimshuffle(x, 1, 0), y
+    return None
+
+
+def loops_of(graph: Graph) -> Iterable[Node]:
+    """The Loops of a graph, outermost only."""
+    return [n for n in graph.nodes() if n.op is LOOP]
+
+
+__all__ = ["UnsplitError", "is_elementwise", "loops_of", "split_loop"]
+_ = CONSTANT
