@@ -12,7 +12,7 @@ import torch
 
 from ostinato.backends.triton.emit import Access, Emitter, Kernel
 from ostinato.backends.triton.kernels import is_interpreted, launch, made
-from ostinato.backends.triton.specialise import specialised_spec
+from ostinato.backends.triton.specialise import specialised_spec, uniform
 from ostinato.backends.triton.split import UnsplitError, split_loop
 from ostinato.backends.triton.tensors import Reversed, as_tensor, default_device, torch_dtype
 from ostinato.config import config
@@ -36,6 +36,7 @@ class LoopRunner:
         self.spec: LoopSpec = node.params[0]
         self.notes = notes
         self.sized = _sizing(self.spec)
+        self.uniform = [uniform(i) for i in split(self.spec, node.inputs).invariants]
         self.plans: dict[Any, Runner] = {}
         self.lock = threading.Lock()
 
@@ -43,10 +44,10 @@ class LoopRunner:
         given = split(self.spec, inputs)
         rows = [tuple(np.shape(s) if isinstance(s, np.generic) else s.shape)[1:] for s in given.sequences]
         shapes = [(), *rows, *[tuple(np.shape(x)) if not hasattr(x, "shape") else tuple(x.shape) for x in inputs[1 + len(rows) :]]]
-        known = [None] * (1 + len(rows) + len(given.carries))
+        known: list[Any] = [None] * (1 + len(rows) + len(given.carries))
         known += [
-            int(x) if w and not isinstance(x, (torch.Tensor, Reversed)) else None
-            for x, w in zip(given.invariants, self.sized, strict=True)
+            int(x) if w and not isinstance(x, (torch.Tensor, Reversed)) else u
+            for x, w, u in zip(given.invariants, self.sized, self.uniform, strict=True)
         ]
         key = (tuple(shapes), tuple(known), config.gpu_precision)
         plan = self.plans.get(key)
@@ -57,7 +58,7 @@ class LoopRunner:
                     plan = self.plans[key] = self._plan(shapes, known)
         return plan(*inputs)
 
-    def _plan(self, shapes: Sequence[Any], known: Sequence[int | None]) -> Runner:
+    def _plan(self, shapes: Sequence[Any], known: Sequence[Any]) -> Runner:
         from ostinato.backends.triton.run import Program
 
         start = time.perf_counter()

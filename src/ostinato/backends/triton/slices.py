@@ -118,7 +118,7 @@ def _of_operands(x: Node, ranges: list[Range]) -> Any:
         return make(MATMUL, (sliced(a, [ranges[0], inner]), sliced(b, [inner, ranges[1]])))
     if x.op is CONCATENATE:
         return _of_joined(x, ranges)
-    if x.op is INC_SUBTENSOR and _is_zero(x.inputs[0]) and read_ranges(x, 2) == ranges and None not in x.params[0]:
+    if x.op is INC_SUBTENSOR and is_zero(x.inputs[0]) and read_ranges(x, 2) == ranges and None not in x.params[0]:
         part = x.inputs[1]
         return broadcast_to(part, [r.count for r in ranges])
     return None
@@ -171,7 +171,8 @@ def _of_joined(x: Node, ranges: list[Range]) -> Any:
 # ---- sums of parts --------------------------------------------------------------------------------
 
 
-def _is_zero(x: Node) -> bool:
+def is_zero(x: Node) -> bool:
+    """Whether all elements are the constant 0."""
     while x.op in (BROADCAST, DIMSHUFFLE):
         x = x.inputs[0]
     return x.op is CONSTANT and not x.params[0].array.any()
@@ -184,7 +185,7 @@ def pieces(x: Node) -> list[tuple[Range, Node]] | None:
         if found[0] is None or found[1] is None:
             return None
         return found[0] + found[1]
-    if x.op is not INC_SUBTENSOR or not _is_zero(x.inputs[0]) or None in x.params[0]:
+    if x.op is not INC_SUBTENSOR or not is_zero(x.inputs[0]) or None in x.params[0]:
         return None
     ranges = read_ranges(x, 2)
     if ranges is None or not all(r.is_all for r in ranges[:-1]) or x.inputs[1].type.ndim != x.type.ndim:

@@ -5,21 +5,18 @@ The number of steps is no such size: one specialised Loop serves all lengths.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
 from ostinato.backends.triton.slices import moved_slice, split_product
 from ostinato.graph import Graph, Node, make, rewrite_nodes
 from ostinato.ops.control import CHECK_ROWS, STOP, ZERO
-from ostinato.ops.leaf import constant, new_input
+from ostinato.ops.leaf import CONSTANT, constant, new_input
 from ostinato.ops.loop import LOOP, LoopSpec, body_of
-from ostinato.ops.movement import RESHAPE, SPECIFY_SHAPE
+from ostinato.ops.movement import DIMSHUFFLE, RESHAPE, SPECIFY_SHAPE
 from ostinato.ops.op import params_of
-from ostinato.ops.sizes import BROADCAST, SIZE, SUM_TO, sum_to
+from ostinato.ops.sizes import BROADCAST, SIZE, SUM_TO, broadcast_to, sum_to
 from ostinato.rewrite.algebra import table
 from ostinato.rewrite.constants import folded
 from ostinato.types import TensorType
@@ -27,13 +24,13 @@ from ostinato.types import TensorType
 Shape = tuple[int, ...]
 
 
-def specialised(graph: Graph, shapes: Sequence[Shape], known: Sequence[int | None]) -> Graph:
+def specialised(graph: Graph, shapes: Sequence[Shape], known: Sequence[Any]) -> Graph:
     """The graph for params of certain shapes, some of them integers of a known value.
 
     Parameters
     ----------
     shapes : per param its shape.
-    known : per param its value, if it is an integer scalar whose value is known, else None.
+    known : per param the value of all its elements, if that is known, else None.
 
     Returns
     -------
@@ -41,7 +38,7 @@ def specialised(graph: Graph, shapes: Sequence[Shape], known: Sequence[int | Non
         With new params of the same number and order, all of whose types are static.
     """
     params = [new_input(TensorType(p.type.dtype, s), p.name) for p, s in zip(graph.params, shapes, strict=True)]
-    values = [p if k is None else constant(np.asarray(k, p.type.dtype)) for p, k in zip(params, known, strict=True)]
+    values = [p if k is None else broadcast_to(constant(k, p.type.dtype), p.type.shape) for p, k in zip(params, known, strict=True)]
     results = rewrite_nodes(graph.results, _simplified, dict(zip(graph.params, values, strict=True)))
     for _ in range(8):  # a slice moves by one operation at a time through operations that another rule made
         before = results
@@ -51,7 +48,7 @@ def specialised(graph: Graph, shapes: Sequence[Shape], known: Sequence[int | Non
     return Graph(tuple(params), tuple(results))
 
 
-def specialised_spec(spec: LoopSpec, rows: Sequence[Shape], known: Sequence[int | None]) -> LoopSpec:
+def specialised_spec(spec: LoopSpec, rows: Sequence[Shape], known: Sequence[Any]) -> LoopSpec:
     """A Loop's static part for params of the body, in their order, of certain shapes and values."""
     body = specialised(spec.body, rows, known)
     c = spec.n_carries
@@ -125,6 +122,8 @@ def _integer(node: Node) -> int | None:
     return static_int(node) if node.type.ndim == 0 and node.type.dtype == "int64" else None
 
 
-def elements(shape: Sequence[int]) -> int:
-    """The number of elements of an array."""
-    return math.prod(shape)
+def uniform(node: Node) -> Any:
+    """The value of all elements of a node, if it is a constant spread out; else None."""
+    while node.op in (BROADCAST, DIMSHUFFLE):
+        node = node.inputs[0]
+    return node.params[0].array[()] if node.op is CONSTANT and node.type.ndim == 0 else None

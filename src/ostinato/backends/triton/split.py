@@ -17,17 +17,17 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from ostinato.backends.triton.batch import batched, can_batch
-from ostinato.backends.triton.slices import is_elementwise
+from ostinato.backends.triton.slices import is_zero, pieces
 from ostinato.graph import Graph, Node, dependents, make, rebuild, topological
 from ostinato.ops.contraction import MATMUL
 from ostinato.ops.creation import arange
 from ostinato.ops.indexing import INC_SUBTENSOR
-from ostinato.ops.leaf import CONSTANT, constant, new_input
+from ostinato.ops.leaf import constant, new_input
 from ostinato.ops.loop import LOOP, Body, LoopInputs, LoopSpec, body_of, build_loop
 from ostinato.ops.movement import DIMSHUFFLE, dimshuffle, reshape
 from ostinato.ops.op import OPS
 from ostinato.ops.reduce import SUM
-from ostinato.ops.sizes import broadcast_to, sizes
+from ostinato.ops.sizes import BROADCAST, broadcast_to, sizes
 from ostinato.types import TensorType
 
 _COSTLY = {"matmul", "gather", "cholesky", "solve", "solve_triangular", "matrix_inverse", "det", "slogdet", "cumsum"}
@@ -66,7 +66,7 @@ class _Split:
     def graph(self) -> Graph:
         self._prologue()
         sums = self._accumulators()
-        late = self._late_outputs()
+        late = self._late_outputs(sums)
         inner = self._loop(sums, late)
         results = self._collect(inner, sums, late)
         return Graph((self.trips, *self.sequences, *self.inits, *self.invariants), tuple(results))
@@ -110,11 +110,12 @@ class _Split:
 
     # ---- after the loop ----
 
-    def _late_outputs(self) -> set[int]:
+    def _late_outputs(self, sums: dict[int, Any]) -> set[int]:
         """The outputs that are computed for all steps after the loop: costly, and no carry waits for them."""
         body = self.body
         tests = [body.keep_going] if body.keep_going is not None else []
-        self.core = set(topological([*body.next_carries, *tests]))
+        nexts = [n for k, n in enumerate(body.next_carries) if k not in sums]
+        self.core = set(topological([*nexts, *tests]))
         late = set()
         for j, y in enumerate(body.outputs):
             if y in self.rows:
@@ -229,7 +230,8 @@ class _Totals:
         product = _product(node)
         if product is not None:
             for x in product:
-                self.split.record(_rows_of(x))
+                for source in _sources(x):
+                    self.split.record(source)
         elif (inner := self._linear(node)) is not None:
             for x in inner:
                 self.plan(x)
@@ -264,9 +266,7 @@ class _Totals:
         steps = self.split.done
         flat = []
         for operand in (x, y):
-            source = _rows_of(operand)
             all_rows = batched([operand], self.split.table, steps)[0]
-            assert source is not None
             rows, columns = operand.type.shape
             flat.append(reshape(all_rows, (steps * rows, columns)))
         return make(MATMUL, (dimshuffle(flat[0], 1, 0), flat[1]))
@@ -280,7 +280,7 @@ class _Totals:
             return list(node.inputs)
         if node.op in (SUM, DIMSHUFFLE) or node.op is OPS["neg"]:
             return bound
-        if node.op is INC_SUBTENSOR and bound == [node.inputs[1]] and _is_zeros(node.inputs[0]):
+        if node.op is INC_SUBTENSOR and bound == [node.inputs[1]] and is_zero(node.inputs[0]):
             return bound
         return None
 
@@ -290,17 +290,23 @@ def SUM_ROWS(x: Any) -> Any:
     return make(SUM, (x,), ((0,),))
 
 
-def _is_zeros(x: Node) -> bool:
-    from ostinato.backends.triton.slices import _is_zero
+def _sources(node: Node) -> list[Node]:
+    """What has to be known at every step for a factor: the parts that are merely arranged to make it."""
+    found, waiting = [], [node]
+    while waiting:
+        x = waiting.pop()
+        parts = pieces(x)
+        if x.op is DIMSHUFFLE:
+            waiting.append(x.inputs[0])
+        elif parts is not None:
+            waiting += [_unstretched(p) for _, p in parts]
+        else:
+            found.append(x)
+    return found
 
-    return _is_zero(x)
 
-
-def _rows_of(node: Node) -> Node:
-    """The node whose rows have to be known for a factor: what stands under mere rearrangement."""
-    while node.op is DIMSHUFFLE and node.inputs[0].type.ndim > 0:
-        node = node.inputs[0]
-    return node
+def _unstretched(node: Node) -> Node:
+    return node.inputs[0] if node.op is BROADCAST else node
 
 
 def _product(node: Node) -> tuple[Node, Node] | None:
@@ -319,5 +325,3 @@ def loops_of(graph: Graph) -> Iterable[Node]:
     return [n for n in graph.nodes() if n.op is LOOP]
 
 
-__all__ = ["UnsplitError", "is_elementwise", "loops_of", "split_loop"]
-_ = CONSTANT
