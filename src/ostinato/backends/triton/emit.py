@@ -65,6 +65,7 @@ class Kernel:
     accesses: list[Access]
     sizes: list[tuple[Axis, int]]
     warps: int
+    stages: int
     has_until: bool
     constants: list[np.ndarray[Any, Any]] = field(default_factory=list)
     description: str = ""
@@ -133,10 +134,10 @@ class Emitter:
     def _fastest(self, parallel: Sequence[Axis]) -> Axis:
         """The axis that lies closest in memory."""
         votes = dict.fromkeys(parallel, 0)
-        for p in self.spec.body.params:
+        for p in [*self.spec.body.params, *self.body.outputs]:
             own = [a for a in self.axes.of(p) if a.kind == "parallel"]
             if own:
-                votes[own[-1]] += 1
+                votes[own[-1]] += math.prod(p.type.shape)
         return max(votes, key=lambda a: (votes[a], a.size))
 
     def _local_elements(self, node: Node) -> int:
@@ -168,7 +169,7 @@ class Emitter:
         self._loop()
         sizes = [(a, self.blocks[a]) for a in self.axes.parallel]
         return Kernel(
-            self._module(sizes), self.accesses, sizes, self._warps(), self.spec.has_until, self.constants,
+            self._module(sizes), self.accesses, sizes, self._warps(), 1 if self.uses_dot else 3, self.spec.has_until, self.constants,
             self._description(sizes),
         )  # fmt: skip
 
@@ -766,7 +767,9 @@ class Emitter:
             x = f"{x}.to(tl.bfloat16)"
             w = w if self._feeds_dots_only(b) and b in self.body.invariants else f"{w}.to(tl.bfloat16)"
             return Value(self.axes.of(node), np.array(self.put(f"tl.dot({x}, {w})"), object).reshape(()))
-        found = self.put(f'tl.dot({x}, {w}, input_precision="{self.precision}")')
+        # Three products of TF32 come as close as one of float32, and run on tensor cores.
+        precision = "tf32x3" if self.precision == "ieee" else self.precision
+        found = self.put(f'tl.dot({x}, {w}, input_precision="{precision}")')
         return Value(self.axes.of(node), np.array(found, object).reshape(()))
 
     def _streamed(self, access: Access, node: Node) -> str:

@@ -6,7 +6,9 @@ import hashlib
 import linecache
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from types import ModuleType
 from typing import Any
 
@@ -16,9 +18,36 @@ _MADE: dict[str, Any] = {}
 _LOCK = threading.Lock()
 
 
+# Where kernels go that are compiled and not run; None for launching them.
+_REHEARSAL: ContextVar[list[Any] | None] = ContextVar("rehearsal", default=None)
+
+
+@contextmanager
+def rehearsal() -> Iterator[list[tuple[Kernel, list[Any]]]]:
+    """A block in which kernels are not launched: functions get tensors without memory, and kernels are listed.
+
+    Yields
+    ------
+    list
+        Of each kernel in turn, with the arguments it would be launched with. For compiling kernels on machines
+        without a GPU; results are tensors without memory too.
+    """
+    found: list[tuple[Kernel, list[Any]]] = []
+    token = _REHEARSAL.set(found)
+    try:
+        yield found
+    finally:
+        _REHEARSAL.reset(token)
+
+
+def is_rehearsal() -> bool:
+    """Whether kernels are listed instead of launched."""
+    return _REHEARSAL.get() is not None
+
+
 def is_interpreted() -> bool:
     """Whether Triton's interpreter runs kernels, on the CPU, step by step; for tests without a GPU."""
-    return os.environ.get("TRITON_INTERPRET", "0") in ("1", "true", "yes", "on")
+    return not is_rehearsal() and os.environ.get("TRITON_INTERPRET", "0") in ("1", "true", "yes", "on")
 
 
 def made(text: str) -> Any:
@@ -53,7 +82,48 @@ def launch(kernel: Kernel, arrays: Sequence[tuple[Any, int]], status: Any, steps
     sizes = [axis.size for axis, _ in kernel.sizes]
     extra = [status] if kernel.has_until else []
     arguments = [*[t for t, _ in arrays], *strides, *sizes, *extra, steps, first, 0]
-    made(kernel.text)[(kernel.programs,)](*arguments, num_warps=kernel.warps)
+    if (listed := _REHEARSAL.get()) is not None:
+        listed.append((kernel, arguments))
+        return
+    made(kernel.text)[(kernel.programs,)](*arguments, num_warps=kernel.warps, num_stages=kernel.stages)
+
+
+def compiled_for(kernel: Kernel, arguments: Sequence[Any], capability: int = 90) -> Any:
+    """A kernel compiled for a kind of NVIDIA GPU that need not be there.
+
+    Parameters
+    ----------
+    arguments : what it would be launched with, as a `rehearsal` lists them.
+    capability : of the GPU, times 10.
+
+    Returns
+    -------
+    triton.compiler.CompiledKernel
+        Its `metadata.shared` is the shared memory that a program needs, in bytes.
+    """
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    function = made(kernel.text)
+    signature, constants, divisible = {}, {}, {}
+    for k, (name, value) in enumerate(zip(function.arg_names, arguments, strict=True)):
+        if isinstance(value, int):
+            signature[name] = "i64" if abs(value) >= 1 << 31 else "i32"
+            if value == 1 and name != "T":
+                signature[name], constants[(k,)] = "constexpr", 1
+        else:
+            signature[name] = f"*{_POINTERS[str(value.dtype).removeprefix('torch.')]}"
+        if not isinstance(value, int) or value % 16 == 0:
+            divisible[(k,)] = [["tt.divisibility", 16]]
+    source = ASTSource(fn=function, signature=signature, constexprs=constants, attrs=divisible)
+    return triton.compile(source, target=GPUTarget("cuda", capability, 32), options={"num_warps": kernel.warps, "num_stages": kernel.stages})
+
+
+_POINTERS = {
+    "bool": "i1", "int8": "i8", "int16": "i16", "int32": "i32", "int64": "i64", "uint8": "u8", "uint16": "u16",
+    "uint32": "u32", "uint64": "u64", "float16": "fp16", "float32": "fp32", "float64": "fp64",
+}  # fmt: skip
 
 
 def _strides(access: Access, tensor: Any, stride: int) -> list[int]:

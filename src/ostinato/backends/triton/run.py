@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from ostinato.backends import Report
+from ostinato.backends.triton.kernels import is_interpreted, is_rehearsal
 from ostinato.backends.triton.loops import LoopRunner
 from ostinato.backends.triton.slices import is_elementwise
 from ostinato.backends.triton.tensors import RULES, Reversed, as_tensor, default_device, plain, torch_dtype
@@ -224,8 +225,8 @@ class DeviceExecutable:
             given = [to_device(v, self.notes) if not isinstance(v, torch.Tensor) else _scalar_to_host(v) for v in values]
             results = self._program.run(given)
         types = self._graph.result_types
-        if self.tensors:
-            taken = {t.untyped_storage().data_ptr() for t in given if isinstance(t, torch.Tensor)}
+        if self.tensors or is_rehearsal():
+            taken = {_place(t) for t in given if isinstance(t, torch.Tensor)}
             return [_own(_on_device(r, t.dtype), taken) for r, t in zip(results, types, strict=True)]
         return [np.asarray(to_host(r, self.notes)) for r in results]
 
@@ -242,7 +243,7 @@ class DeviceExecutable:
         lines += [f"Loop {name} runs step by step on the device: {why}." for name, why in sorted(notes.stepped.items())]
         moved = ", ".join(f"{n} {way}" for way, n in sorted(notes.transfers.items())) or "none"
         lines.append(f"Arrays moved: {moved}; none within a kernel.")
-        device = torch.cuda.get_device_name() if default_device().type == "cuda" else "Triton's interpreter"
+        device = "Triton's interpreter" if is_interpreted() else torch.cuda.get_device_name()
         return Report(
             f"compiled for {device}, each loop as one kernel",
             dict(notes.seconds),
@@ -259,12 +260,16 @@ def _scalar_to_host(value: torch.Tensor) -> Any:
     return value
 
 
+def _place(tensor: torch.Tensor) -> int:
+    return tensor.untyped_storage()._cdata
+
+
 def _own(result: torch.Tensor, taken: set[int]) -> torch.Tensor:
     """A result that shares memory with nothing else and is contiguous."""
-    place = result.untyped_storage().data_ptr()
+    place = _place(result)
     if place in taken or not result.is_contiguous():
         result = result.clone(memory_format=torch.contiguous_format)
-    taken.add(result.untyped_storage().data_ptr())
+    taken.add(_place(result))
     return result
 
 
@@ -292,9 +297,7 @@ def compile_graph(graph: Graph) -> DeviceExecutable:
 
 
 def _checked(graph: Graph) -> Graph:
-    from ostinato.backends.triton.kernels import is_interpreted
-
-    if not is_interpreted() and not torch.cuda.is_available():
+    if not is_interpreted() and not is_rehearsal() and not torch.cuda.is_available():
         raise DeviceError(
             "there is no GPU that torch can use; give device='cpu', or set TRITON_INTERPRET=1 before triton is "
             "imported to have kernels interpreted, which is for tests and very slow"

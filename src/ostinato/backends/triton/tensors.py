@@ -303,13 +303,13 @@ def _cholesky(x: Any) -> Any:
     return torch.linalg.cholesky(x)
 
 
-_DEVICE: list[torch.device] = []
-
 
 def default_device() -> torch.device:
     """Where arrays are made: the GPU, or the CPU where Triton's interpreter stands in for one."""
-    from ostinato.backends.triton.kernels import is_interpreted
+    from ostinato.backends.triton.kernels import is_interpreted, is_rehearsal
 
+    if is_rehearsal():
+        return torch.device("meta")
     return torch.device("cpu") if is_interpreted() else torch.device("cuda", torch.cuda.current_device())
 
 
