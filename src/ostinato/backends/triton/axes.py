@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ostinato.backends.triton.slices import UNROLLED, is_elementwise, read_ranges
-from ostinato.backends.triton.split import UnsplitError
+from ostinato.backends.triton.unsplit import UnsplitError
 from ostinato.graph import Node
 from ostinato.ops.loop import LoopSpec, body_of
 from ostinato.types import TensorType

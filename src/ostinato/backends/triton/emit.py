@@ -18,7 +18,7 @@ import numpy as np
 from ostinato.backends.triton import scalars
 from ostinato.backends.triton.axes import Axes, Axis
 from ostinato.backends.triton.slices import is_elementwise, read_ranges
-from ostinato.backends.triton.split import UnsplitError
+from ostinato.backends.triton.unsplit import UnsplitError
 from ostinato.graph import Node
 from ostinato.ops.leaf import CONSTANT
 from ostinato.ops.loop import LoopSpec, body_of
@@ -422,7 +422,7 @@ class Emitter:
     def _constant(self, node: Node) -> Value:
         array, axes = node.params[0].array, self.axes.of(node)
         tiles = self._tiles(axes)
-        if array.size and (array == array.flat[0]).all() or (array.size and np.isnan(array.flat[0]) and np.isnan(array).all()):
+        if (array.size and (array == array.flat[0]).all()) or (array.size and np.isnan(array.flat[0]) and np.isnan(array).all()):
             tiles.fill(_literal(array.flat[0]))
             return Value(axes, tiles)
         if all(a.kind == "unrolled" for a in axes):

@@ -13,12 +13,14 @@ import torch
 from ostinato.backends.triton.emit import Access, Emitter, Kernel
 from ostinato.backends.triton.kernels import is_interpreted, launch, made
 from ostinato.backends.triton.specialise import specialised_spec, uniform
-from ostinato.backends.triton.split import UnsplitError, split_loop
+from ostinato.backends.triton.split import split_loop
 from ostinato.backends.triton.tensors import Reversed, as_tensor, default_device, torch_dtype
+from ostinato.backends.triton.unsplit import UnsplitError
 from ostinato.config import config
 from ostinato.errors import ShapeError
 from ostinato.graph import Graph, Node, dependents
-from ostinato.ops.loop import LOOP, LoopSpec, body_of, split
+from ostinato.ops.loop import LOOP, LoopSpec, body_of, item, split
+from ostinato.ops.movement import CONCATENATE
 
 if TYPE_CHECKING:
     from ostinato.backends.triton.run import Notes, Program
@@ -99,7 +101,7 @@ class _Around:
 
         self.notes = notes
         loops = [n for n in graph.nodes() if n.op is LOOP]
-        runners = {n: _KernelRunner(n.params[0], notes, name) for n in loops}
+        runners = {n: _KernelRunner(n.params[0], notes, name, _side_by_side(graph, n)) for n in loops}
 
         class Around(run.Program):
             def _instruction(self, node: Node) -> Any:
@@ -111,11 +113,30 @@ class _Around:
         return tuple(self.program.run(inputs))
 
 
-class _KernelRunner:
-    """A Loop as one kernel."""
+def _side_by_side(graph: Graph, loop: Node) -> list[list[int]]:
+    """Groups of outputs of a Loop that are joined along their last axis afterwards, by number."""
+    spec: LoopSpec = loop.params[0]
+    items = {item(loop, spec.n_carries + j): j for j in range(spec.n_outputs)}
+    groups, taken = [], set()
+    for node in graph.nodes():
+        if node.op is CONCATENATE and node.params[0] == node.type.ndim - 1 and all(i in items for i in node.inputs):
+            group = [items[i] for i in node.inputs]
+            if taken.isdisjoint(group) and len(set(group)) == len(group):
+                groups.append(group)
+                taken.update(group)
+    return groups
 
-    def __init__(self, spec: LoopSpec, notes: Notes, name: str) -> None:
-        self.spec, self.notes = spec, notes
+
+class _KernelRunner:
+    """A Loop as one kernel.
+
+    Parameters
+    ----------
+    groups : outputs whose rows are to lie side by side in memory.
+    """
+
+    def __init__(self, spec: LoopSpec, notes: Notes, name: str, groups: list[list[int]]) -> None:
+        self.spec, self.notes, self.groups = spec, notes, groups
         emitter = Emitter(spec, config.gpu_precision, is_interpreted())
         self.kernel: Kernel = emitter.kernel()
         made(self.kernel.text)
@@ -132,12 +153,25 @@ class _KernelRunner:
                 raise ShapeError(f"a sequence of the loop has {x.shape[0]} rows, but {steps} steps are to be made")
         if self.spec.has_until:
             return self._until(given, steps)
-        outputs = [_empty((steps, *y.type.shape), y.type.dtype) for y in self.body.outputs]
+        outputs = self._outputs(steps)
         if not steps:
             return (*given.carries, *outputs, np.int64(0))
         finals = [_empty(c.type.shape, c.type.dtype) for c in self.body.carries]
         self._launch(given, given.carries, 0, finals, outputs, None, steps)
         return (*finals, *outputs, np.int64(steps))
+
+    def _outputs(self, steps: int) -> list[torch.Tensor]:
+        """Memory for the rows of the outputs."""
+        found: dict[int, torch.Tensor] = {}
+        for group in self.groups:
+            widths = [self.body.outputs[j].type.shape[-1] for j in group]
+            first = self.body.outputs[group[0]].type
+            whole = _empty((steps, *first.shape[:-1], sum(widths)), first.dtype)
+            found.update(zip(group, torch.split(whole, widths, dim=-1), strict=True))
+        return [
+            found[j] if j in found else _empty((steps, *y.type.shape), y.type.dtype)
+            for j, y in enumerate(self.body.outputs)
+        ]
 
     def _launch(
         self, given: Any, carries: Sequence[Any], first: int, finals: Any, outputs: Any, status: Any, steps: int
