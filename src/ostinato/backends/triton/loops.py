@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from ostinato.backends.triton.emit import Access, Emitter, Kernel
-from ostinato.backends.triton.kernels import is_interpreted, launch, made
+from ostinato.backends.triton.emit import UNWRITTEN, Access, Emitter, Kernel
+from ostinato.backends.triton.kernels import is_interpreted, launch, made, processors
 from ostinato.backends.triton.specialise import specialised_spec, uniform
 from ostinato.backends.triton.split import split_loop
 from ostinato.backends.triton.tensors import Reversed, as_tensor, default_device, torch_dtype
@@ -24,6 +24,9 @@ from ostinato.ops.movement import CONCATENATE
 
 if TYPE_CHECKING:
     from ostinato.backends.triton.run import Notes, Program
+
+# Memory for what programs exchange in one launch.
+_EXCHANGE_BYTES = 1 << 28
 
 # A loop that stops by a condition makes so many steps, then twice as many, between looks at how far it is.
 _FIRST_STEPS = 1024
@@ -137,7 +140,7 @@ class _KernelRunner:
 
     def __init__(self, spec: LoopSpec, notes: Notes, name: str, groups: list[list[int]]) -> None:
         self.spec, self.notes, self.groups = spec, notes, groups
-        emitter = Emitter(spec, config.gpu_precision, is_interpreted())
+        emitter = Emitter(spec, config.gpu_precision, is_interpreted(), processors())
         self.kernel: Kernel = emitter.kernel()
         made(self.kernel.text)
         notes.kernels[f"{name}: {self.kernel.description}"] = len(notes.kernels)
@@ -156,9 +159,18 @@ class _KernelRunner:
         outputs = self._outputs(steps)
         if not steps:
             return (*given.carries, *outputs, np.int64(0))
-        finals = [_empty(c.type.shape, c.type.dtype) for c in self.body.carries]
-        self._launch(given, given.carries, 0, finals, outputs, None, steps)
-        return (*finals, *outputs, np.int64(steps))
+        carries, done = given.carries, 0
+        while done < steps:
+            block = min(steps - done, self._longest())
+            finals = [_empty(c.type.shape, c.type.dtype) for c in self.body.carries]
+            self._launch(given, carries, done, finals, [y[done:] for y in outputs], None, block)
+            carries, done = finals, done + block
+        return (*carries, *outputs, np.int64(steps))
+
+    def _longest(self) -> int:
+        """How many steps one launch makes at most: what programs exchange takes memory for each."""
+        per_step = sum(a * b for a, b in self.kernel.exchanges) * 4
+        return max(1, _EXCHANGE_BYTES // per_step) if per_step else 1 << 30
 
     def _outputs(self, steps: int) -> list[torch.Tensor]:
         """Memory for the rows of the outputs."""
@@ -181,7 +193,10 @@ class _KernelRunner:
             "final": finals, "output": outputs,
         }  # fmt: skip
         types = {"carry": self.body.carries, "invariant": self.body.invariants}
-        arrays = []
+        arrays: list[tuple[Any, int]] = []
+        shapes = [(steps, *shape) for shape in self.kernel.exchanges]
+        slots = [torch.full(s, UNWRITTEN, dtype=torch.int32, device=default_device()) for s in shapes]
+        sources |= {"exchange": slots, "partial": slots}
         for access in self.kernel.accesses:
             value = sources[access.kind][access.number]
             if access.kind in types:
