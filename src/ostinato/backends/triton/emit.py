@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,15 +43,24 @@ class Access:
     name : of its pointer param; strides are `{name}_s0`, ... per dimension and `{name}_t` per step.
     kind : "sequence", "carry", "invariant", "constant", "final" or "output".
     number : which of its kind.
-    ndim : of a row.
+    axes : of a row.
     stepped : whether there is one row per step.
     """
 
     name: str
     kind: str
     number: int
-    ndim: int
+    axes: tuple[Axis, ...]
     stepped: bool
+
+    @property
+    def ndim(self) -> int:
+        return len(self.axes)
+
+    def strides(self, strided: Collection[str]) -> list[str]:
+        """The names of the strides that come with each launch."""
+        own = [f"s{d}" for d in range(self.ndim)] if self.name in strided else []
+        return ["t", *own] if self.stepped else own
 
 
 @dataclass
@@ -62,6 +71,7 @@ class Kernel:
     ----------
     accesses : the arrays, in the order of params.
     sizes : per parallel axis its size and how many of it a program takes, last axis fastest.
+    strided : names of the accesses whose strides come with each launch.
     exchanges : for programs that exchange parts at every step, the sizes of what they exchange, in the order of its
         accesses: float32 as int32, `UNWRITTEN` beforehand.
     constants : arrays that the kernel reads beside the loop's own.
@@ -73,6 +83,7 @@ class Kernel:
     warps: int
     stages: int
     has_until: bool
+    strided: frozenset[str] = frozenset()
     exchanges: list[tuple[int, int]] = field(default_factory=list)
     constants: list[np.ndarray[Any, Any]] = field(default_factory=list)
     description: str = ""
@@ -104,11 +115,20 @@ class Emitter:
     precision : of products of matrices: "ieee", "tf32" or "bf16".
     interpreted : whether the text is for Triton's interpreter.
     processors : how many programs run at the same time for certain.
+    strided : names of the accesses whose rows are not contiguous, so that their strides come with each launch.
     """
 
-    def __init__(self, spec: LoopSpec, precision: str, interpreted: bool, processors: int = 132) -> None:
+    def __init__(
+        self,
+        spec: LoopSpec,
+        precision: str,
+        interpreted: bool,
+        processors: int = 132,
+        strided: Collection[str] = (),
+    ) -> None:
         self.spec, self.body, self.axes = spec, body_of(spec), Axes(spec)
         self.precision, self.interpreted, self.processors = precision, interpreted, processors
+        self.strided = frozenset(strided)
         self.values: dict[Node, Value] = {}
         self.before: list[str] = []
         self.inside: list[str] = []
@@ -149,13 +169,12 @@ class Emitter:
         axis = self.axes.to_be_spread(self.spec)
         if axis is None or axis.size < _SPREAD_FROM:
             return None
-        for block in (16, 32, 64):
-            columns = 32 if axis.size <= 128 else 16
-            while columns <= 64:
+        narrow = 32 if axis.size <= 128 else 16
+        for columns in dict.fromkeys((narrow, 32, 64)):
+            for block in (16, 32, 64):
                 if -(-rows.size // block) * -(-axis.size // columns) <= self.processors:
                     axis.kind, axis.spread, self.spread = "parallel", True, axis
                     return {rows: block, axis: columns}
-                columns *= 2
         return None
 
     def _fastest(self, parallel: Sequence[Axis]) -> Axis:
@@ -188,9 +207,10 @@ class Emitter:
             default=1,
         )
         if self.spread:
-            return 8 if self.spread.size >= 256 else 4
+            return 8
         if self.uses_dot:
-            return 4 if max((a.padded for a in self.axes.all if a.kind == "local"), default=1) <= 64 else 8
+            widest = max((a.padded for a in self.axes.all if a.kind == "local"), default=1)
+            return max(4, min(16, widest // 8))  # tensor cores make 8 columns at a time
         return max(1, min(8, largest // 256 if largest > 128 else largest // 32))
 
     # ---- text ----
@@ -201,7 +221,7 @@ class Emitter:
         sizes = [(a, self.blocks[a]) for a in self.axes.parallel]
         return Kernel(
             self._module(sizes), self.accesses, sizes, self._warps(), 1 if self.uses_dot else 3, self.spec.has_until,
-            self._exchanges(), self.constants,
+            self.strided, self._exchanges(), self.constants,
             self._description(sizes),
         )  # fmt: skip
 
@@ -225,23 +245,23 @@ class Emitter:
 
     def _module(self, sizes: Sequence[tuple[Axis, int]]) -> str:
         params = [a.name for a in self.accesses]
-        params += [f"{a.name}_{s}" for a in self.accesses for s in self._stride_names(a)]
+        params += [f"{a.name}_{s}" for a in self.accesses for s in a.strides(self.strided)]
         params += [f"n{a.number}" for a, _ in sizes]
         params += ["status", "T", "FIRST", "ZERO"] if self.spec.has_until else ["T", "FIRST", "ZERO"]
         head = ["import triton", "import triton.language as tl"]
         head += [scalars.INTERPRETED] if self.interpreted else ["from triton.language.extra import libdevice"]
+        if any(n.op is OPS["tanh"] for n in self.spec.body.nodes()):
+            head.append(scalars.TANH)
         if any(n.op is OPS["prod"] for n in self.spec.body.nodes()):
             head.append(_PRODUCT_OF)
         lines = [*head, "", "", "@triton.jit", f"def loop({', '.join(params)}):"]
         body = [*self._places(sizes), *self.before]
         return "\n".join([*lines, *["    " + line for line in [*body, *self.inside]]]) + "\n"
 
-    def _stride_names(self, access: Access) -> list[str]:
-        return [*(["t"] if access.stepped else []), *[f"s{d}" for d in range(access.ndim)]]
-
     def _places(self, sizes: Sequence[tuple[Axis, int]]) -> list[str]:
-        """Where the program's share of each axis lies."""
-        lines = ["rest = tl.program_id(0)"]
+        """Where the program's share of each axis lies, and strides that follow from sizes."""
+        lines = [line for a in self.accesses if a.name not in self.strided for line in self._contiguous(a)]
+        lines.append("rest = tl.program_id(0)")
         for k, (a, block) in reversed(list(enumerate(sizes))):
             n = f"n{a.number}"
             mine = "rest" if k == 0 else f"rest % tl.cdiv({n}, {block})"
@@ -252,12 +272,28 @@ class Emitter:
                 lines.append(f"rest = rest // tl.cdiv({n}, {block})")
         if self.spread:
             parts, inner = self._inner()
-            lines.append(f"inner = tl.arange(0, {parts})[:, None] * {inner} + tl.arange(0, {inner})[None, :]")
+            lines.append(
+                f"inner = tl.arange(0, {parts})[:, None] * {inner} + tl.arange(0, {inner})[None, :]"
+                if parts > 1
+                else f"inner = tl.arange(0, {inner})"
+            )
         for a in self.axes.all:
             if a.kind == "local":
                 lines.append(f"i{a.number} = tl.arange(0, {a.padded})")
                 if a.padded != a.size:
                     lines.append(f"m{a.number} = i{a.number} < {a.size}")
+        return lines
+
+    def _contiguous(self, access: Access) -> list[str]:
+        """The strides of contiguous rows."""
+        lines, stride, factors = [], 1, ""
+        for d in reversed(range(access.ndim)):
+            lines.append(f"{access.name}_s{d} = {stride}{factors}")
+            axis = access.axes[d]
+            if axis.kind == "parallel":
+                factors += f" * n{axis.number}"
+            else:
+                stride *= axis.size
         return lines
 
     def put(self, expression: str, name: str = "v") -> str:
@@ -269,7 +305,7 @@ class Emitter:
     # ---- params ----
 
     def _access(self, kind: str, number: int, node: Node, stepped: bool) -> Access:
-        access = Access(f"{kind}{number}", kind, number, node.type.ndim, stepped)
+        access = Access(f"{kind}{number}", kind, number, self.axes.of(node), stepped)
         self.accesses.append(access)
         return access
 
@@ -294,7 +330,7 @@ class Emitter:
 
     def _resident(self) -> bool:
         """Whether a program can hold all the matrices that its steps read."""
-        width = 2 if self.precision == "bf16" else 4
+        width = {"bf16": 2, "tf32": 4, "ieee": 8}[self.precision]
         weights = [w for w in self.body.invariants if self._is_weight(w)]
         if self.spread:
             return len(weights) * self.spread.padded * self.blocks[self.spread] * width <= _RESIDENT
@@ -761,7 +797,11 @@ class Emitter:
         """Have a node exchanged: its columns, or what each program makes of its own."""
         if node not in self.exchanged:
             kind = "exchange" if whole else "partial"
-            self.exchanged[node] = Access(f"{kind}{len(self.exchanged)}", kind, len(self.exchanged), 2, True)
+            axes = self.axes.of(node)
+            if not whole:
+                assert self.spread is not None
+                axes = (Axis(-(-self.spread.size // self.blocks[self.spread]), "unrolled"), *axes)
+            self.exchanged[node] = Access(f"{kind}{len(self.exchanged)}", kind, len(self.exchanged), axes, True)
             self.accesses.append(self.exchanged[node])
 
     def _offer(self, node: Node) -> None:
@@ -776,16 +816,17 @@ class Emitter:
     def _inner(self) -> tuple[int, int]:
         """In how many parts, each of how many elements, the inner axis of a product is taken: one part per warp."""
         assert self.spread is not None
-        parts = min(self._warps(), self.spread.padded // 32)
+        parts = 1 if self._parts_rows() >= 64 else max(1, min(8, self.spread.padded // 32))
         return parts, self.spread.padded // parts
 
-    def _read(self, pointer: str, mask: str, rank: int) -> str:
+    def _parts_rows(self) -> int:
+        return next(block for axis, block in self.blocks.items() if axis.rows)
+
+    def _read(self, pointer: str, mask: str) -> str:
         """All that programs offer, as soon as it is there."""
         got = f"got{next(self.count)}"
         load = f"{got} = tl.load({pointer}, mask={mask}, other=0, volatile=True)"
-        waiting = f"({got} == {UNWRITTEN}).to(tl.int32)"
-        for _ in range(rank):
-            waiting = f"tl.max({waiting}, 0)"
+        waiting = f"tl.max(({got} == {UNWRITTEN}).to(tl.int32))"  # over all of the tile
         self.lines += [load, f"while {waiting} > 0:", f"    {load}"]
         return self.put(f"{got}.to(tl.float32, bitcast=True)")
 
@@ -797,11 +838,10 @@ class Emitter:
             rows = self.axes.of(node)[0].number
             assert axis is not None
             place = f"o{next(self.count)}"
-            self.before.append(
-                f"{place} = i{rows}[None, :, None] * {access.name}_s0 + inner[:, None, :] * {access.name}_s1"
-            )
-            mask = f"m{rows}[None, :, None] & (inner[:, None, :] < {axis.size})"
-            self.offsets[key] = self._read(f"{access.name} + at * {access.name}_t + {place}", mask, 3)
+            row, inner = ("[None, :, None]", "[:, None, :]") if self._inner()[0] > 1 else ("[:, None]", "[None, :]")
+            self.before.append(f"{place} = i{rows}{row} * {access.name}_s0 + inner{inner} * {access.name}_s1")
+            mask = f"m{rows}{row} & (inner{inner} < {axis.size})"
+            self.offsets[key] = self._read(f"{access.name} + at * {access.name}_t + {place}", mask)
         return self.offsets[key]
 
     def _columns(self, access: Access, node: Node, at: str = "") -> str:
@@ -809,11 +849,12 @@ class Emitter:
         axis = self.spread
         assert axis is not None
         key = ("columns", node)
+        own, inner = ("[None, None, :]", "[:, :, None]") if self._inner()[0] > 1 else ("[None, :]", "[:, None]")
         if key not in self.offsets:
             self.offsets[key] = f"o{next(self.count)}"
-            place = f"inner[:, :, None] * {access.name}_s0 + i{axis.number}[None, None, :] * {access.name}_s1"
+            place = f"inner{inner} * {access.name}_s0 + i{axis.number}{own} * {access.name}_s1"
             self.before.append(f"{self.offsets[key]} = {place}")
-        mask = f"(inner[:, :, None] < {axis.size}) & m{axis.number}[None, None, :]"
+        mask = f"(inner{inner} < {axis.size}) & m{axis.number}{own}"
         loaded = f"tl.load({access.name}{at} + {self.offsets[key]}, mask={mask}, other=0)"
         return self.put(loaded + (".to(tl.bfloat16)" if self.precision == "bf16" else ""), "w")
 
@@ -825,7 +866,8 @@ class Emitter:
             parts = self.put(f"tl.dot({x}.to(tl.bfloat16), {w})")
         else:
             parts = self.put(f'tl.dot({x}, {w}, input_precision="{self._dot_precision()}")')
-        return Value(self.axes.of(node), np.array(self.put(f"tl.sum({parts}, axis=0)"), object).reshape(()))
+        total = parts if self._inner()[0] == 1 else self.put(f"tl.sum({parts}, axis=0)")
+        return Value(self.axes.of(node), np.array(total, object).reshape(()))
 
     def _exchanged_sum(self, node: Node) -> Value:
         """A sum or an extreme over the spread axis: of every program's own, in the order of programs."""
@@ -840,7 +882,7 @@ class Emitter:
         others = f"tl.arange(0, {1 << (columns - 1).bit_length()})[:, None]"
         pointer = f"{slot} + {others} * {access.name}_s0 + i{rows}[None, :] * {access.name}_s1"
         there = f"({others} < {columns})"
-        got = self._read(pointer, f"{there} & m{rows}[None, :]", 2)
+        got = self._read(pointer, f"{there} & m{rows}[None, :]")
         got = self.put(f"tl.where({there}, {got}, {_neutral(name, 'float32')})")
         return Value(self.axes.of(node), np.array(self.put(_REDUCTIONS[name].format(got, 0)), object).reshape(()))
 

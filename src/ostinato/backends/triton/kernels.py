@@ -91,7 +91,10 @@ def launch(kernel: Kernel, arrays: Sequence[tuple[Any, int]], status: Any, steps
     """
     strides: list[int] = []
     for access, (tensor, stride) in zip(kernel.accesses, arrays, strict=True):
-        strides += _strides(access, tensor, stride)
+        if access.stepped:
+            strides.append(stride)
+        if access.name in kernel.strided:
+            strides += tensor.stride()[access.stepped :]
     sizes = [axis.size for axis, _ in kernel.sizes]
     extra = [status] if kernel.has_until else []
     arguments = [*[t for t, _ in arrays], *strides, *sizes, *extra, steps, first, 0]
@@ -145,8 +148,3 @@ _POINTERS = {
     "bool": "i1", "int8": "i8", "int16": "i16", "int32": "i32", "int64": "i64", "uint8": "u8", "uint16": "u16",
     "uint32": "u32", "uint64": "u64", "float16": "fp16", "float32": "fp32", "float64": "fp64",
 }  # fmt: skip
-
-
-def _strides(access: Access, tensor: Any, stride: int) -> list[int]:
-    own = list(tensor.stride())
-    return [stride, *own[1:]] if access.stepped else own

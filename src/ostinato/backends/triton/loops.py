@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from ostinato.backends.triton.emit import UNWRITTEN, Access, Emitter, Kernel
-from ostinato.backends.triton.kernels import is_interpreted, launch, made, processors
+from ostinato.backends.triton.kernels import is_interpreted, launch, processors
 from ostinato.backends.triton.specialise import specialised_spec, uniform
 from ostinato.backends.triton.split import split_loop
 from ostinato.backends.triton.tensors import Reversed, as_tensor, default_device, torch_dtype
@@ -40,10 +40,15 @@ class LoopRunner:
     def __init__(self, node: Node, notes: Notes) -> None:
         self.spec: LoopSpec = node.params[0]
         self.notes = notes
+        self.has_until = self.spec.has_until
         self.sized = _sizing(self.spec)
         self.uniform = [uniform(i) for i in split(self.spec, node.inputs).invariants]
         self.plans: dict[Any, Runner] = {}
         self.lock = threading.Lock()
+
+    def sized_by(self, inputs: Sequence[int]) -> Sequence[int]:
+        """The input that the sizes of results follow from, if it is a number: how many steps there are."""
+        return inputs[:1]
 
     def __call__(self, *inputs: Any) -> tuple[Any, ...]:
         given = split(self.spec, inputs)
@@ -74,7 +79,7 @@ class LoopRunner:
             return program
         except UnsplitError as error:
             self.notes.stepped[name] = str(error)
-            return _Steps(self.spec, Program(self.spec.body, self.notes))
+            return _Steps(self.spec, Program(self.spec.body, self.notes, remember=False))
         finally:
             self.notes.seconds["kernels"] += time.perf_counter() - start
 
@@ -140,13 +145,21 @@ class _KernelRunner:
 
     def __init__(self, spec: LoopSpec, notes: Notes, name: str, groups: list[list[int]]) -> None:
         self.spec, self.notes, self.groups = spec, notes, groups
-        emitter = Emitter(spec, config.gpu_precision, is_interpreted(), processors())
-        self.kernel: Kernel = emitter.kernel()
-        made(self.kernel.text)
-        notes.kernels[f"{name}: {self.kernel.description}"] = len(notes.kernels)
-        notes.texts.setdefault(self.kernel.text, None)
+        self.name = name
+        self.kernels: dict[frozenset[str], Kernel] = {}
+        self.kernel = self._kernel(frozenset())
         self.constants = [as_tensor(c, c.dtype.name) for c in self.kernel.constants]
         self.body = body_of(spec)
+
+    def _kernel(self, strided: frozenset[str]) -> Kernel:
+        """The kernel for arrays of which some have rows that are not contiguous."""
+        kernel = self.kernels.get(strided)
+        if kernel is None:
+            start = time.perf_counter()
+            emitter = Emitter(self.spec, config.gpu_precision, is_interpreted(), processors(), strided)
+            kernel = self.kernels[strided] = emitter.kernel()
+            self.notes.seconds["emit"] += time.perf_counter() - start
+        return kernel
 
     def __call__(self, *inputs: Any) -> tuple[Any, ...]:
         given = split(self.spec, inputs)
@@ -202,7 +215,12 @@ class _KernelRunner:
             if access.kind in types:
                 value = _as_array(value, types[access.kind][access.number].type.dtype)
             arrays.append(_rows(access, value, first))
-        launch(self.kernel, arrays, status, steps, first)
+        pairs = zip(self.kernel.accesses, arrays, strict=True)
+        kernel = self._kernel(frozenset([a.name for a, (x, _) in pairs if not _has_contiguous_rows(a, x)]))
+        if kernel.text not in self.notes.texts:
+            self.notes.texts[kernel.text] = None
+            self.notes.kernels.setdefault(f"{self.name}: {kernel.description}", len(self.notes.kernels))
+        launch(kernel, arrays, status, steps, first)
 
     def _until(self, given: Any, limit: int) -> tuple[Any, ...]:
         """In blocks of steps: the state stays on the device, and the host looks after each how far it is."""
@@ -225,6 +243,15 @@ class _KernelRunner:
             for b, y in zip(blocks, self.body.outputs, strict=True)
         ]
         return (*carries, *rows, np.int64(done))
+
+
+def _has_contiguous_rows(access: Access, tensor: torch.Tensor) -> bool:
+    expected = 1
+    for size, stride in zip(reversed(tensor.shape[access.stepped :]), reversed(tensor.stride()), strict=False):
+        if size != 1 and stride != expected:
+            return False
+        expected *= size
+    return True
 
 
 def _rows(access: Access, value: Any, first: int) -> tuple[Any, int]:
