@@ -32,6 +32,8 @@ _LARGEST = 1 << 15
 _SPREAD_FROM = 128
 # What stands where nothing has been written yet: bits of a NaN that no arithmetic makes.
 UNWRITTEN = 0x7FDEAD01
+# How programs wait for what others exchange: for all of them to arrive, or for every element to be there.
+SYNC = "barrier"
 
 
 @dataclass(frozen=True)
@@ -138,6 +140,8 @@ class Emitter:
         self.constants: list[np.ndarray[Any, Any]] = []
         self.offsets: dict[Any, str] = {}
         self.exchanged: dict[Node, Access] = {}
+        self.offered: dict[Node, int] = {}
+        self.waits = 0
         self.spread: Axis | None = None
         self.products = {n for n in spec.body.nodes() if self._by_tensor_cores(n)}
         self.uses_dot = bool(self.products)
@@ -247,6 +251,7 @@ class Emitter:
         params = [a.name for a in self.accesses]
         params += [f"{a.name}_{s}" for a in self.accesses for s in a.strides(self.strided)]
         params += [f"n{a.number}" for a, _ in sizes]
+        params += ["arrivals"] if self.spread else []
         params += ["status", "T", "FIRST", "ZERO"] if self.spec.has_until else ["T", "FIRST", "ZERO"]
         head = ["import triton", "import triton.language as tl"]
         head += [scalars.INTERPRETED] if self.interpreted else ["from triton.language.extra import libdevice"]
@@ -256,6 +261,8 @@ class Emitter:
             head.append(_PRODUCT_OF)
         lines = [*head, "", "", "@triton.jit", f"def loop({', '.join(params)}):"]
         body = [*self._places(sizes), *self.before]
+        if self.spread:
+            body.insert(0, f"WAITS = {self.waits}")
         return "\n".join([*lines, *["    " + line for line in [*body, *self.inside]]]) + "\n"
 
     def _places(self, sizes: Sequence[tuple[Axis, int]]) -> list[str]:
@@ -408,8 +415,8 @@ class Emitter:
         for node in self._order():
             if node not in self.values:
                 self.values[node] = self._emitted(node)
-            if node in self.exchanged:
-                self._offer(node)
+            for offered in self._to_be_offered(node):
+                self._offer(offered)
         self._record()
         self._advance(names)
         if until:
@@ -805,13 +812,50 @@ class Emitter:
             self.accesses.append(self.exchanged[node])
 
     def _offer(self, node: Node) -> None:
-        """Write the program's own columns for the others."""
+        """Write the program's own columns, or what it makes of them, for the others."""
         access = self.exchanged[node]
-        if access.kind == "exchange":
+        self.offered[node] = self.waits
+        if access.kind == "partial":
+            self._offer_partial(node, access)
+        else:
             place, mask = self._place(access, self.axes.of(node), ())
             tile = self.typed(self.values[node], (), "float32")
             bits = f"({tile}).to(tl.int32, bitcast=True)"
-            self.lines.append(f"tl.store({access.name} + at * {access.name}_t{place}, {bits}, mask={mask})")
+            self.lines.append(f"tl.store({self._slot(access)}{place}, {bits}, mask={mask})")
+
+    def _to_be_offered(self, node: Node) -> list[Node]:
+        """What is exchanged and known as soon as a node is."""
+        found = [node] if node in self.exchanged and self.exchanged[node].kind == "exchange" else []
+        sums = [n for n, a in self.exchanged.items() if a.kind == "partial" and n.inputs[0] is node]
+        return found + sums
+
+    def _offer_partial(self, node: Node, access: Access) -> None:
+        x, axis = node.inputs[0], self.spread
+        assert axis is not None
+        own = self._reduced_tile(self.values[x], (), node.params[0], node.op.name, "float32", masked=True)
+        rows = self.axes.of(x)[0].number
+        place = f"{self._slot(access)} + b{axis.number} * {access.name}_s0 + i{rows} * {access.name}_s1"
+        self.lines.append(f"tl.store({place}, ({own}).to(tl.int32, bitcast=True), mask=m{rows})")
+
+    def _slot(self, access: Access) -> str:
+        return f"{access.name} + {'at' if SYNC == 'flow' else '(at % 2)'} * {access.name}_t"
+
+    def _wait_for(self, node: Node) -> None:
+        """Until all programs with the same rows have offered their parts of a node."""
+        if SYNC == "flow" or self.waits > self.offered[node]:
+            return
+        self.waits += 1
+        rows = next(a.number for a in self.axes.parallel if a.rows)
+        assert self.spread is not None
+        columns = -(-self.spread.size // self.blocks[self.spread])
+        arrived = f"arrivals + b{rows}"
+        self.lines += [
+            "tl.debug_barrier()",
+            f'tl.atomic_add({arrived}, 1, sem="release", scope="gpu")',
+            f'while tl.atomic_add({arrived}, 0, sem="acquire", scope="gpu") < (at * WAITS + {self.waits}) * {columns}:',
+            "    pass",
+            "tl.debug_barrier()",
+        ]
 
     def _inner(self) -> tuple[int, int]:
         """In how many parts, each of how many elements, the inner axis of a product is taken: one part per warp."""
@@ -825,6 +869,9 @@ class Emitter:
     def _read(self, pointer: str, mask: str) -> str:
         """All that programs offer, as soon as it is there."""
         got = f"got{next(self.count)}"
+        if SYNC == "barrier":
+            self.lines.append(f'{got} = tl.load({pointer}, mask={mask}, other=0, cache_modifier=".cg")')
+            return self.put(f"{got}.to(tl.float32, bitcast=True)")
         load = f"{got} = tl.load({pointer}, mask={mask}, other=0, volatile=True)"
         waiting = f"tl.max(({got} == {UNWRITTEN}).to(tl.int32))"  # over all of the tile
         self.lines += [load, f"while {waiting} > 0:", f"    {load}"]
@@ -841,7 +888,8 @@ class Emitter:
             row, inner = ("[None, :, None]", "[:, None, :]") if self._inner()[0] > 1 else ("[:, None]", "[None, :]")
             self.before.append(f"{place} = i{rows}{row} * {access.name}_s0 + inner{inner} * {access.name}_s1")
             mask = f"m{rows}{row} & (inner{inner} < {axis.size})"
-            self.offsets[key] = self._read(f"{access.name} + at * {access.name}_t + {place}", mask)
+            self._wait_for(node)
+            self.offsets[key] = self._read(f"{self._slot(access)} + {place}", mask)
         return self.offsets[key]
 
     def _columns(self, access: Access, node: Node, at: str = "") -> str:
@@ -875,10 +923,8 @@ class Emitter:
         assert axis is not None
         name, x = node.op.name, node.inputs[0]
         rows, columns = self.axes.of(x)[0].number, -(-axis.size // self.blocks[axis])
-        own = self._reduced_tile(self.values[x], (), node.params[0], name, "float32", masked=True)
-        slot = f"{access.name} + at * {access.name}_t"
-        bits = f"({own}).to(tl.int32, bitcast=True)"
-        self.lines.append(f"tl.store({slot} + b{axis.number} * {access.name}_s0 + i{rows} * {access.name}_s1, {bits}, mask=m{rows})")
+        self._wait_for(node)
+        slot = self._slot(access)
         others = f"tl.arange(0, {1 << (columns - 1).bit_length()})[:, None]"
         pointer = f"{slot} + {others} * {access.name}_s0 + i{rows}[None, :] * {access.name}_s1"
         there = f"({others} < {columns})"

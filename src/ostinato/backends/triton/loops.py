@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from ostinato.backends.triton import emit
 from ostinato.backends.triton.emit import UNWRITTEN, Access, Emitter, Kernel
 from ostinato.backends.triton.kernels import is_interpreted, launch, processors
 from ostinato.backends.triton.specialise import specialised_spec, uniform
@@ -182,6 +183,8 @@ class _KernelRunner:
 
     def _longest(self) -> int:
         """How many steps one launch makes at most: what programs exchange takes memory for each."""
+        if emit.SYNC != "flow":
+            return 1 << 30
         per_step = sum(a * b for a, b in self.kernel.exchanges) * 4
         return max(1, _EXCHANGE_BYTES // per_step) if per_step else 1 << 30
 
@@ -207,8 +210,10 @@ class _KernelRunner:
         }  # fmt: skip
         types = {"carry": self.body.carries, "invariant": self.body.invariants}
         arrays: list[tuple[Any, int]] = []
-        shapes = [(steps, *shape) for shape in self.kernel.exchanges]
-        slots = [torch.full(s, UNWRITTEN, dtype=torch.int32, device=default_device()) for s in shapes]
+        flows = emit.SYNC == "flow"
+        shapes = [(steps if flows else 2, *shape) for shape in self.kernel.exchanges]
+        slots = [torch.full(s, UNWRITTEN if flows else 0, dtype=torch.int32, device=default_device()) for s in shapes]
+        arrivals = torch.zeros(4096, dtype=torch.int64, device=default_device()) if shapes else None
         sources |= {"exchange": slots, "partial": slots}
         for access in self.kernel.accesses:
             value = sources[access.kind][access.number]
@@ -220,7 +225,7 @@ class _KernelRunner:
         if kernel.text not in self.notes.texts:
             self.notes.texts[kernel.text] = None
             self.notes.kernels.setdefault(f"{self.name}: {kernel.description}", len(self.notes.kernels))
-        launch(kernel, arrays, status, steps, first)
+        launch(kernel, arrays, status, steps, first, arrivals)
 
     def _until(self, given: Any, limit: int) -> tuple[Any, ...]:
         """In blocks of steps: the state stays on the device, and the host looks after each how far it is."""
