@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ostinato.backends.triton.slices import UNROLLED, is_elementwise, read_ranges
-from ostinato.backends.triton.split import UnsplitError
+from ostinato.backends.triton.unsplit import UnsplitError
 from ostinato.graph import Node
 from ostinato.ops.loop import LoopSpec, body_of
 from ostinato.types import TensorType
@@ -31,6 +31,7 @@ class Axis:
     ----------
     kind : "parallel", "local" or "unrolled".
     rows : whether it counts the rows of the left factor of a product of matrices.
+    spread : whether it is parallel but for sums and products along it, for which programs exchange their parts.
     """
 
     size: int
@@ -38,6 +39,7 @@ class Axis:
     rows: bool = False
     along: bool = False
     taken_apart: bool = False
+    spread: bool = False
     number: int = -1
 
     @property
@@ -239,6 +241,34 @@ class Axes:
             for a in own:
                 if own.count(a) > 1:
                     a.kind = "local"
+
+    def to_be_spread(self, spec: LoopSpec) -> Axis | None:
+        """The axis along which products of the state and matrices are taken, if it can be shared out all the same.
+
+        Programs then hold some columns each, and tell each other theirs at every step. There must be one such axis,
+        one axis of rows, and what is done along it must be products with invariant matrices, sums and extremes.
+        """
+        local = [a for a in self.all if a.kind == "local"]
+        rows = [a for a in self.all if a.kind == "parallel" and a.rows]
+        if len(local) != 1 or len(rows) != 1 or len(self.parallel) != 1:
+            return None
+        axis, matrices = local[0], set()
+        for node in spec.body.nodes():
+            if node.op.name == "matmul":
+                a, b = node.inputs
+                if b not in spec.body.params or self.of(a) != (rows[0], axis) or self.of(b) != (axis, axis):
+                    return None
+                matrices.add(b)
+            elif node.op.name in _REDUCTIONS and axis in self.of(node.inputs[0]):
+                if node.op.name not in ("sum", "max", "min") or self.of(node.inputs[0]) != (rows[0], axis):
+                    return None
+        for node in [*spec.body.params, *spec.body.nodes()]:
+            twice = self.of(node).count(axis) > 1
+            if twice and node not in matrices:
+                return None
+            if node.op.name != "matmul" and any(i in matrices for i in node.inputs):
+                return None
+        return axis if matrices else None
 
     def _kind(self, axis: Axis) -> str:
         if axis.taken_apart:

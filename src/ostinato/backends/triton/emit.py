@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +18,7 @@ import numpy as np
 from ostinato.backends.triton import scalars
 from ostinato.backends.triton.axes import Axes, Axis
 from ostinato.backends.triton.slices import is_elementwise, read_ranges
-from ostinato.backends.triton.split import UnsplitError
+from ostinato.backends.triton.unsplit import UnsplitError
 from ostinato.graph import Node
 from ostinato.ops.leaf import CONSTANT
 from ostinato.ops.loop import LoopSpec, body_of
@@ -27,7 +27,11 @@ from ostinato.ops.op import OPS
 # Bytes of weights that a program holds for the whole loop; more are read again at every step.
 _RESIDENT = 200 * 1024
 # Elements of the largest tile.
-_LARGEST = 1 << 16
+_LARGEST = 1 << 15
+# States of so many columns and more are shared out among programs, which exchange them at every step.
+_SPREAD_FROM = 128
+# What stands where nothing has been written yet: bits of a NaN that no arithmetic makes.
+UNWRITTEN = 0x7FDEAD01
 
 
 @dataclass(frozen=True)
@@ -39,15 +43,24 @@ class Access:
     name : of its pointer param; strides are `{name}_s0`, ... per dimension and `{name}_t` per step.
     kind : "sequence", "carry", "invariant", "constant", "final" or "output".
     number : which of its kind.
-    ndim : of a row.
+    axes : of a row.
     stepped : whether there is one row per step.
     """
 
     name: str
     kind: str
     number: int
-    ndim: int
+    axes: tuple[Axis, ...]
     stepped: bool
+
+    @property
+    def ndim(self) -> int:
+        return len(self.axes)
+
+    def strides(self, strided: Collection[str]) -> list[str]:
+        """The names of the strides that come with each launch."""
+        own = [f"s{d}" for d in range(self.ndim)] if self.name in strided else []
+        return ["t", *own] if self.stepped else own
 
 
 @dataclass
@@ -58,6 +71,9 @@ class Kernel:
     ----------
     accesses : the arrays, in the order of params.
     sizes : per parallel axis its size and how many of it a program takes, last axis fastest.
+    strided : names of the accesses whose strides come with each launch.
+    exchanges : for programs that exchange parts at every step, the sizes of what they exchange, in the order of its
+        accesses: float32 as int32, `UNWRITTEN` beforehand.
     constants : arrays that the kernel reads beside the loop's own.
     """
 
@@ -67,6 +83,8 @@ class Kernel:
     warps: int
     stages: int
     has_until: bool
+    strided: frozenset[str] = frozenset()
+    exchanges: list[tuple[int, int]] = field(default_factory=list)
     constants: list[np.ndarray[Any, Any]] = field(default_factory=list)
     description: str = ""
 
@@ -96,11 +114,21 @@ class Emitter:
     ----------
     precision : of products of matrices: "ieee", "tf32" or "bf16".
     interpreted : whether the text is for Triton's interpreter.
+    processors : how many programs run at the same time for certain.
+    strided : names of the accesses whose rows are not contiguous, so that their strides come with each launch.
     """
 
-    def __init__(self, spec: LoopSpec, precision: str, interpreted: bool) -> None:
+    def __init__(
+        self,
+        spec: LoopSpec,
+        precision: str,
+        interpreted: bool,
+        processors: int = 132,
+        strided: Collection[str] = (),
+    ) -> None:
         self.spec, self.body, self.axes = spec, body_of(spec), Axes(spec)
-        self.precision, self.interpreted = precision, interpreted
+        self.precision, self.interpreted, self.processors = precision, interpreted, processors
+        self.strided = frozenset(strided)
         self.values: dict[Node, Value] = {}
         self.before: list[str] = []
         self.inside: list[str] = []
@@ -109,7 +137,10 @@ class Emitter:
         self.accesses: list[Access] = []
         self.constants: list[np.ndarray[Any, Any]] = []
         self.offsets: dict[Any, str] = {}
-        self.uses_dot = any(self._by_tensor_cores(n) for n in spec.body.nodes())
+        self.exchanged: dict[Node, Access] = {}
+        self.spread: Axis | None = None
+        self.products = {n for n in spec.body.nodes() if self._by_tensor_cores(n)}
+        self.uses_dot = bool(self.products)
         self.blocks = self._choose_blocks()
         self._check_sizes()
 
@@ -123,6 +154,8 @@ class Emitter:
         blocks = dict.fromkeys(parallel, 1)
         main = rows[0] if rows else self._fastest(parallel)
         whole = max((self._local_elements(n) for n in self.spec.body.nodes()), default=1)
+        if self.uses_dot and (shared := self._choose_spread(main)):
+            return shared
         if self.uses_dot:
             blocks[main] = 16
         elif whole > 1:
@@ -130,6 +163,19 @@ class Emitter:
         else:
             blocks[main] = 32 if main.size <= 1 << 16 else 128
         return blocks
+
+    def _choose_spread(self, rows: Axis) -> dict[Axis, int] | None:
+        """Blocks of rows and of columns where the state is shared out along the axis of its products too."""
+        axis = self.axes.to_be_spread(self.spec)
+        if axis is None or axis.size < _SPREAD_FROM:
+            return None
+        narrow = 32 if axis.size <= 128 else 16
+        for columns in dict.fromkeys((narrow, 32, 64)):
+            for block in (16, 32, 64):
+                if -(-rows.size // block) * -(-axis.size // columns) <= self.processors:
+                    axis.kind, axis.spread, self.spread = "parallel", True, axis
+                    return {rows: block, axis: columns}
+        return None
 
     def _fastest(self, parallel: Sequence[Axis]) -> Axis:
         """The axis that lies closest in memory."""
@@ -145,6 +191,8 @@ class Emitter:
 
     def _check_sizes(self) -> None:
         for node in [*self.spec.body.params, *self.spec.body.nodes()]:
+            if self.spread and self.axes.of(node).count(self.spread) > 1:
+                continue
             if math.prod(self._extent(a) for a in self.axes.of(node) if a.kind != "unrolled") > _LARGEST:
                 raise UnsplitError("an array is too large for a tile")
             if math.prod(a.size for a in self.axes.of(node) if a.kind == "unrolled") > 64:
@@ -158,8 +206,11 @@ class Emitter:
             (math.prod(self._extent(a) for a in self.axes.of(n) if a.kind != "unrolled") for n in self.spec.body.nodes()),
             default=1,
         )
+        if self.spread:
+            return 8
         if self.uses_dot:
-            return 4 if max((a.padded for a in self.axes.all if a.kind == "local"), default=1) <= 64 else 8
+            widest = max((a.padded for a in self.axes.all if a.kind == "local"), default=1)
+            return max(4, min(16, widest // 8))  # tensor cores make 8 columns at a time
         return max(1, min(8, largest // 256 if largest > 128 else largest // 32))
 
     # ---- text ----
@@ -169,48 +220,80 @@ class Emitter:
         self._loop()
         sizes = [(a, self.blocks[a]) for a in self.axes.parallel]
         return Kernel(
-            self._module(sizes), self.accesses, sizes, self._warps(), 1 if self.uses_dot else 3, self.spec.has_until, self.constants,
+            self._module(sizes), self.accesses, sizes, self._warps(), 1 if self.uses_dot else 3, self.spec.has_until,
+            self.strided, self._exchanges(), self.constants,
             self._description(sizes),
         )  # fmt: skip
+
+    def _exchanges(self) -> list[tuple[int, int]]:
+        found = []
+        for node, access in self.exchanged.items():
+            assert self.spread is not None
+            rows = self.axes.of(node)[0].size
+            columns = -(-self.spread.size // self.blocks[self.spread])
+            found.append((rows, self.spread.size) if access.kind == "exchange" else (columns, rows))
+        return found
 
     def _description(self, sizes: Sequence[tuple[Axis, int]]) -> str:
         shared = " x ".join(f"{a.size} in blocks of {b}" for a, b in sizes) or "one program"
         local = sorted({a.size for a in self.axes.all if a.kind == "local"})
         kind = "row-parallel" if self.uses_dot else "lane-parallel"
+        if self.spread:
+            return f"one kernel for all steps whose programs exchange their columns at every step ({shared})"
         held = f", axes of {', '.join(map(str, local))} held by each program" if local else ""
         return f"one {kind} kernel for all steps ({shared}{held})"
 
     def _module(self, sizes: Sequence[tuple[Axis, int]]) -> str:
         params = [a.name for a in self.accesses]
-        params += [f"{a.name}_{s}" for a in self.accesses for s in self._stride_names(a)]
+        params += [f"{a.name}_{s}" for a in self.accesses for s in a.strides(self.strided)]
         params += [f"n{a.number}" for a, _ in sizes]
         params += ["status", "T", "FIRST", "ZERO"] if self.spec.has_until else ["T", "FIRST", "ZERO"]
         head = ["import triton", "import triton.language as tl"]
         head += [scalars.INTERPRETED] if self.interpreted else ["from triton.language.extra import libdevice"]
+        if any(n.op is OPS["tanh"] for n in self.spec.body.nodes()):
+            head.append(scalars.TANH)
         if any(n.op is OPS["prod"] for n in self.spec.body.nodes()):
             head.append(_PRODUCT_OF)
         lines = [*head, "", "", "@triton.jit", f"def loop({', '.join(params)}):"]
         body = [*self._places(sizes), *self.before]
         return "\n".join([*lines, *["    " + line for line in [*body, *self.inside]]]) + "\n"
 
-    def _stride_names(self, access: Access) -> list[str]:
-        return [*(["t"] if access.stepped else []), *[f"s{d}" for d in range(access.ndim)]]
-
     def _places(self, sizes: Sequence[tuple[Axis, int]]) -> list[str]:
-        """Where the program's share of each axis lies."""
-        lines = ["rest = tl.program_id(0)"]
+        """Where the program's share of each axis lies, and strides that follow from sizes."""
+        lines = [line for a in self.accesses if a.name not in self.strided for line in self._contiguous(a)]
+        lines.append("rest = tl.program_id(0)")
         for k, (a, block) in reversed(list(enumerate(sizes))):
             n = f"n{a.number}"
             mine = "rest" if k == 0 else f"rest % tl.cdiv({n}, {block})"
-            lines.append(f"i{a.number} = ({mine}).to(tl.int64) * {block} + tl.arange(0, {block})")
+            lines.append(f"b{a.number} = {mine}")
+            lines.append(f"i{a.number} = b{a.number}.to(tl.int64) * {block} + tl.arange(0, {block})")
             lines.append(f"m{a.number} = i{a.number} < {n}")
             if k:
                 lines.append(f"rest = rest // tl.cdiv({n}, {block})")
+        if self.spread:
+            parts, inner = self._inner()
+            lines.append(
+                f"inner = tl.arange(0, {parts})[:, None] * {inner} + tl.arange(0, {inner})[None, :]"
+                if parts > 1
+                else f"inner = tl.arange(0, {inner})"
+            )
         for a in self.axes.all:
             if a.kind == "local":
                 lines.append(f"i{a.number} = tl.arange(0, {a.padded})")
                 if a.padded != a.size:
                     lines.append(f"m{a.number} = i{a.number} < {a.size}")
+        return lines
+
+    def _contiguous(self, access: Access) -> list[str]:
+        """The strides of contiguous rows."""
+        lines, stride, factors = [], 1, ""
+        for d in reversed(range(access.ndim)):
+            lines.append(f"{access.name}_s{d} = {stride}{factors}")
+            axis = access.axes[d]
+            if axis.kind == "parallel":
+                factors += f" * n{axis.number}"
+            else:
+                stride *= axis.size
         return lines
 
     def put(self, expression: str, name: str = "v") -> str:
@@ -222,7 +305,7 @@ class Emitter:
     # ---- params ----
 
     def _access(self, kind: str, number: int, node: Node, stepped: bool) -> Access:
-        access = Access(f"{kind}{number}", kind, number, node.type.ndim, stepped)
+        access = Access(f"{kind}{number}", kind, number, self.axes.of(node), stepped)
         self.accesses.append(access)
         return access
 
@@ -233,18 +316,24 @@ class Emitter:
                 access = self._access(kind, number, node, False)
                 if kind == "invariant" and self._is_weight(node) and not self._resident():
                     self.values[node] = Value(self.axes.of(node), access)
+                elif kind == "invariant" and self._is_weight(node) and self.spread:
+                    tile = np.array(self._columns(access, node), object).reshape(())
+                    self.values[node] = Value(self.axes.of(node), tile)
                 else:
                     self.values[node] = self._loaded(access, node)
         for number, node in enumerate(body.sequences):
             self._access("sequence", number, node, True)
 
     def _is_weight(self, node: Node) -> bool:
-        return len(self.axes.of(node)) == 2 and all(a.kind == "local" for a in self.axes.of(node))
+        axes = self.axes.of(node)
+        return len(axes) == 2 and all(a.kind == "local" or a is self.spread for a in axes)
 
     def _resident(self) -> bool:
         """Whether a program can hold all the matrices that its steps read."""
-        width = 2 if self.precision == "bf16" else 4
+        width = {"bf16": 2, "tf32": 4, "ieee": 8}[self.precision]
         weights = [w for w in self.body.invariants if self._is_weight(w)]
+        if self.spread:
+            return len(weights) * self.spread.padded * self.blocks[self.spread] * width <= _RESIDENT
         return sum(self._local_elements(w) for w in weights) * width <= _RESIDENT
 
     def _loaded(self, access: Access, node: Node, at: str = "") -> Value:
@@ -316,9 +405,11 @@ class Emitter:
         self._rows(ahead)
         self.lines.append("step = at + FIRST")
         self.values[body.t] = Value((), np.array("step", object).reshape(()))
-        for node in self.spec.body.nodes():
+        for node in self._order():
             if node not in self.values:
                 self.values[node] = self._emitted(node)
+            if node in self.exchanged:
+                self._offer(node)
         self._record()
         self._advance(names)
         if until:
@@ -331,6 +422,19 @@ class Emitter:
         if until:
             self.lines += ["tl.store(status, t)", "tl.store(status + 1, tl.where(keep, 1, 0).to(tl.int64))"]
         self.inside = self.lines
+
+    def _order(self) -> list[Node]:
+        """All nodes, inputs before users; where programs wait for each other, what does not wait comes first."""
+        nodes = self.spec.body.nodes()
+        if not self.spread:
+            return nodes
+        level: dict[Node, int] = {}
+        for node in nodes:
+            waits = node in self.products or self._is_exchanged_sum(node)
+            level[node] = max((level[i] for i in node.inputs), default=0) + waits
+            if waits:
+                self._exchange(node.inputs[0] if node in self.products else node, node in self.products)
+        return sorted(nodes, key=level.__getitem__)
 
     def _first_rows(self) -> list[tuple[Access, Any]]:
         """Rows of the first steps, read before the loop: the kernel reads ahead of what it works on."""
@@ -422,7 +526,7 @@ class Emitter:
     def _constant(self, node: Node) -> Value:
         array, axes = node.params[0].array, self.axes.of(node)
         tiles = self._tiles(axes)
-        if array.size and (array == array.flat[0]).all() or (array.size and np.isnan(array.flat[0]) and np.isnan(array).all()):
+        if (array.size and (array == array.flat[0]).all()) or (array.size and np.isnan(array.flat[0]) and np.isnan(array).all()):
             tiles.fill(_literal(array.flat[0]))
             return Value(axes, tiles)
         if all(a.kind == "unrolled" for a in axes):
@@ -493,6 +597,8 @@ class Emitter:
         x, over = node.inputs[0], node.params[0]
         value, axes = self.values[x], self.axes.of(node)
         name, dtype = node.op.name, x.type.dtype
+        if self._is_exchanged_sum(node):
+            return self._exchanged_sum(node)
         tiles = self._tiles(axes)
         kept_unrolled = [d for d, a in enumerate(value.axes) if a.kind == "unrolled" and d not in over]
         for index in np.ndindex(tiles.shape):
@@ -507,13 +613,13 @@ class Emitter:
             tiles[index] = result
         return Value(axes, tiles)
 
-    def _reduced_tile(self, value: Value, index: Any, over: Sequence[int], name: str, dtype: str) -> str:
+    def _reduced_tile(self, value: Value, index: Any, over: Sequence[int], name: str, dtype: str, masked: bool = False) -> str:
         tile, tiled = value.tiles[index], value.tiled
         along = [k for k, d in enumerate(tiled) if d in over]
         if not along:
             return tile
         tile = self.typed(value, index, dtype)
-        masks = [f"m{value.axes[tiled[k]].number}{_expand(k, len(tiled))}" for k in along if self._has_mask(value.axes[tiled[k]])]
+        masks = [f"m{value.axes[tiled[k]].number}{_expand(k, len(tiled))}" for k in along if masked or self._has_mask(value.axes[tiled[k]])]
         if masks:
             tile = self.put(f"tl.where({' & '.join(masks)}, {tile}, {_neutral(name, dtype)})")
         for k in reversed(along):
@@ -678,9 +784,117 @@ class Emitter:
             tiles[index] = self._full(self.put(place) if place.startswith("tl.full") else place, axes)
         return Value(axes, tiles)
 
+    # ---- exchange between programs ----
+    #
+    # A program writes its part of an array into a slot of this step, and reads the whole of it. Slots hold
+    # `UNWRITTEN` beforehand: who finds that reads again. So an element is its own sign that it is there,
+    # and no barrier is needed. All programs must run at the same time.
+
+    def _is_exchanged_sum(self, node: Node) -> bool:
+        return bool(self.spread) and node.op.name in _REDUCTIONS and self.spread in self.axes.of(node.inputs[0])
+
+    def _exchange(self, node: Node, whole: bool) -> None:
+        """Have a node exchanged: its columns, or what each program makes of its own."""
+        if node not in self.exchanged:
+            kind = "exchange" if whole else "partial"
+            axes = self.axes.of(node)
+            if not whole:
+                assert self.spread is not None
+                axes = (Axis(-(-self.spread.size // self.blocks[self.spread]), "unrolled"), *axes)
+            self.exchanged[node] = Access(f"{kind}{len(self.exchanged)}", kind, len(self.exchanged), axes, True)
+            self.accesses.append(self.exchanged[node])
+
+    def _offer(self, node: Node) -> None:
+        """Write the program's own columns for the others."""
+        access = self.exchanged[node]
+        if access.kind == "exchange":
+            place, mask = self._place(access, self.axes.of(node), ())
+            tile = self.typed(self.values[node], (), "float32")
+            bits = f"({tile}).to(tl.int32, bitcast=True)"
+            self.lines.append(f"tl.store({access.name} + at * {access.name}_t{place}, {bits}, mask={mask})")
+
+    def _inner(self) -> tuple[int, int]:
+        """In how many parts, each of how many elements, the inner axis of a product is taken: one part per warp."""
+        assert self.spread is not None
+        parts = 1 if self._parts_rows() >= 64 else max(1, min(8, self.spread.padded // 32))
+        return parts, self.spread.padded // parts
+
+    def _parts_rows(self) -> int:
+        return next(block for axis, block in self.blocks.items() if axis.rows)
+
+    def _read(self, pointer: str, mask: str) -> str:
+        """All that programs offer, as soon as it is there."""
+        got = f"got{next(self.count)}"
+        load = f"{got} = tl.load({pointer}, mask={mask}, other=0, volatile=True)"
+        waiting = f"tl.max(({got} == {UNWRITTEN}).to(tl.int32))"  # over all of the tile
+        self.lines += [load, f"while {waiting} > 0:", f"    {load}"]
+        return self.put(f"{got}.to(tl.float32, bitcast=True)")
+
+    def _gathered(self, node: Node) -> str:
+        """All columns of an exchanged array, in parts: (parts, rows, columns of a part)."""
+        key = ("gathered", node)
+        if key not in self.offsets:
+            access, axis = self.exchanged[node], self.spread
+            rows = self.axes.of(node)[0].number
+            assert axis is not None
+            place = f"o{next(self.count)}"
+            row, inner = ("[None, :, None]", "[:, None, :]") if self._inner()[0] > 1 else ("[:, None]", "[None, :]")
+            self.before.append(f"{place} = i{rows}{row} * {access.name}_s0 + inner{inner} * {access.name}_s1")
+            mask = f"m{rows}{row} & (inner{inner} < {axis.size})"
+            self.offsets[key] = self._read(f"{access.name} + at * {access.name}_t + {place}", mask)
+        return self.offsets[key]
+
+    def _columns(self, access: Access, node: Node, at: str = "") -> str:
+        """The program's columns of a matrix, in parts: (parts, rows of a part, columns)."""
+        axis = self.spread
+        assert axis is not None
+        key = ("columns", node)
+        own, inner = ("[None, None, :]", "[:, :, None]") if self._inner()[0] > 1 else ("[None, :]", "[:, None]")
+        if key not in self.offsets:
+            self.offsets[key] = f"o{next(self.count)}"
+            place = f"inner{inner} * {access.name}_s0 + i{axis.number}{own} * {access.name}_s1"
+            self.before.append(f"{self.offsets[key]} = {place}")
+        mask = f"(inner{inner} < {axis.size}) & m{axis.number}{own}"
+        loaded = f"tl.load({access.name}{at} + {self.offsets[key]}, mask={mask}, other=0)"
+        return self.put(loaded + (".to(tl.bfloat16)" if self.precision == "bf16" else ""), "w")
+
+    def _exchanged_product(self, node: Node) -> Value:
+        a, b = node.inputs
+        x, held = self._gathered(a), self.values[b].tiles
+        w = self._columns(held, b, " + at * ZERO") if isinstance(held, Access) else held[()]
+        if self.precision == "bf16":
+            parts = self.put(f"tl.dot({x}.to(tl.bfloat16), {w})")
+        else:
+            parts = self.put(f'tl.dot({x}, {w}, input_precision="{self._dot_precision()}")')
+        total = parts if self._inner()[0] == 1 else self.put(f"tl.sum({parts}, axis=0)")
+        return Value(self.axes.of(node), np.array(total, object).reshape(()))
+
+    def _exchanged_sum(self, node: Node) -> Value:
+        """A sum or an extreme over the spread axis: of every program's own, in the order of programs."""
+        access, axis = self.exchanged[node], self.spread
+        assert axis is not None
+        name, x = node.op.name, node.inputs[0]
+        rows, columns = self.axes.of(x)[0].number, -(-axis.size // self.blocks[axis])
+        own = self._reduced_tile(self.values[x], (), node.params[0], name, "float32", masked=True)
+        slot = f"{access.name} + at * {access.name}_t"
+        bits = f"({own}).to(tl.int32, bitcast=True)"
+        self.lines.append(f"tl.store({slot} + b{axis.number} * {access.name}_s0 + i{rows} * {access.name}_s1, {bits}, mask=m{rows})")
+        others = f"tl.arange(0, {1 << (columns - 1).bit_length()})[:, None]"
+        pointer = f"{slot} + {others} * {access.name}_s0 + i{rows}[None, :] * {access.name}_s1"
+        there = f"({others} < {columns})"
+        got = self._read(pointer, f"{there} & m{rows}[None, :]")
+        got = self.put(f"tl.where({there}, {got}, {_neutral(name, 'float32')})")
+        return Value(self.axes.of(node), np.array(self.put(_REDUCTIONS[name].format(got, 0)), object).reshape(()))
+
+    def _dot_precision(self) -> str:
+        # Three products of TF32 come as close as one of float32, and run on tensor cores.
+        return "tf32x3" if self.precision == "ieee" else self.precision
+
     # ---- products of matrices ----
 
     def _by_tensor_cores(self, node: Node) -> bool:
+        if self.spread:
+            return node in self.products
         if node.op is not OPS["matmul"] or node.type.ndim != 2 or node.type.dtype != "float32":
             return False
         a, b = (self.axes.of(i) for i in node.inputs)
@@ -688,6 +902,8 @@ class Emitter:
 
     def _matmul(self, node: Node) -> Value:
         a, b = node.inputs
+        if self.spread:
+            return self._exchanged_product(node)
         if self._by_tensor_cores(node):
             return self._dot(node)
         axes = self.axes.of(node)
@@ -767,9 +983,7 @@ class Emitter:
             x = f"{x}.to(tl.bfloat16)"
             w = w if self._feeds_dots_only(b) and b in self.body.invariants else f"{w}.to(tl.bfloat16)"
             return Value(self.axes.of(node), np.array(self.put(f"tl.dot({x}, {w})"), object).reshape(()))
-        # Three products of TF32 come as close as one of float32, and run on tensor cores.
-        precision = "tf32x3" if self.precision == "ieee" else self.precision
-        found = self.put(f'tl.dot({x}, {w}, input_precision="{precision}")')
+        found = self.put(f'tl.dot({x}, {w}, input_precision="{self._dot_precision()}")')
         return Value(self.axes.of(node), np.array(found, object).reshape(()))
 
     def _streamed(self, access: Access, node: Node) -> str:

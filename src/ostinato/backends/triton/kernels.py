@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import lru_cache
 from types import ModuleType
 from typing import Any
 
@@ -50,6 +51,18 @@ def is_interpreted() -> bool:
     return not is_rehearsal() and os.environ.get("TRITON_INTERPRET", "0") in ("1", "true", "yes", "on")
 
 
+@lru_cache(maxsize=1)
+def _count_processors() -> int:
+    import torch
+
+    return int(torch.cuda.get_device_properties(torch.cuda.current_device()).multi_processor_count)
+
+
+def processors() -> int:
+    """How many programs run at the same time for certain: one per multiprocessor; an H100's without a GPU."""
+    return 132 if is_interpreted() or is_rehearsal() else _count_processors()
+
+
 def made(text: str) -> Any:
     """The Triton function of a kernel's text; the same object for the same text."""
     with _LOCK:
@@ -78,14 +91,25 @@ def launch(kernel: Kernel, arrays: Sequence[tuple[Any, int]], status: Any, steps
     """
     strides: list[int] = []
     for access, (tensor, stride) in zip(kernel.accesses, arrays, strict=True):
-        strides += _strides(access, tensor, stride)
+        if access.stepped:
+            strides.append(stride)
+        if access.name in kernel.strided:
+            strides += tensor.stride()[access.stepped :]
     sizes = [axis.size for axis, _ in kernel.sizes]
     extra = [status] if kernel.has_until else []
     arguments = [*[t for t, _ in arrays], *strides, *sizes, *extra, steps, first, 0]
     if (listed := _REHEARSAL.get()) is not None:
         listed.append((kernel, arguments))
         return
-    made(kernel.text)[(kernel.programs,)](*arguments, num_warps=kernel.warps, num_stages=kernel.stages)
+    options: dict[str, Any] = {"num_warps": kernel.warps, "num_stages": kernel.stages}
+    if kernel.exchanges:  # programs wait for each other: all of them must run at the same time
+        if is_interpreted():
+            from ostinato.backends.triton.interpreter import run_concurrently
+
+            return run_concurrently(made(kernel.text), kernel.programs, arguments)
+        options["launch_cooperative_grid"] = True
+    made(kernel.text)[(kernel.programs,)](*arguments, **options)
+    return None
 
 
 def compiled_for(kernel: Kernel, arguments: Sequence[Any], capability: int = 90) -> Any:
@@ -124,8 +148,3 @@ _POINTERS = {
     "bool": "i1", "int8": "i8", "int16": "i16", "int32": "i32", "int64": "i64", "uint8": "u8", "uint16": "u16",
     "uint32": "u32", "uint64": "u64", "float16": "fp16", "float32": "fp32", "float64": "fp64",
 }  # fmt: skip
-
-
-def _strides(access: Access, tensor: Any, stride: int) -> list[int]:
-    own = list(tensor.stride())
-    return [stride, *own[1:]] if access.stepped else own

@@ -10,18 +10,23 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from ostinato.backends.triton.emit import Access, Emitter, Kernel
-from ostinato.backends.triton.kernels import is_interpreted, launch, made
+from ostinato.backends.triton.emit import UNWRITTEN, Access, Emitter, Kernel
+from ostinato.backends.triton.kernels import is_interpreted, launch, processors
 from ostinato.backends.triton.specialise import specialised_spec, uniform
-from ostinato.backends.triton.split import UnsplitError, split_loop
+from ostinato.backends.triton.split import split_loop
 from ostinato.backends.triton.tensors import Reversed, as_tensor, default_device, torch_dtype
+from ostinato.backends.triton.unsplit import UnsplitError
 from ostinato.config import config
 from ostinato.errors import ShapeError
 from ostinato.graph import Graph, Node, dependents
-from ostinato.ops.loop import LOOP, LoopSpec, body_of, split
+from ostinato.ops.loop import LOOP, LoopSpec, body_of, item, split
+from ostinato.ops.movement import CONCATENATE
 
 if TYPE_CHECKING:
     from ostinato.backends.triton.run import Notes, Program
+
+# Memory for what programs exchange in one launch.
+_EXCHANGE_BYTES = 1 << 28
 
 # A loop that stops by a condition makes so many steps, then twice as many, between looks at how far it is.
 _FIRST_STEPS = 1024
@@ -35,10 +40,15 @@ class LoopRunner:
     def __init__(self, node: Node, notes: Notes) -> None:
         self.spec: LoopSpec = node.params[0]
         self.notes = notes
+        self.has_until = self.spec.has_until
         self.sized = _sizing(self.spec)
         self.uniform = [uniform(i) for i in split(self.spec, node.inputs).invariants]
         self.plans: dict[Any, Runner] = {}
         self.lock = threading.Lock()
+
+    def sized_by(self, inputs: Sequence[int]) -> Sequence[int]:
+        """The input that the sizes of results follow from, if it is a number: how many steps there are."""
+        return inputs[:1]
 
     def __call__(self, *inputs: Any) -> tuple[Any, ...]:
         given = split(self.spec, inputs)
@@ -69,7 +79,7 @@ class LoopRunner:
             return program
         except UnsplitError as error:
             self.notes.stepped[name] = str(error)
-            return _Steps(self.spec, Program(self.spec.body, self.notes))
+            return _Steps(self.spec, Program(self.spec.body, self.notes, remember=False))
         finally:
             self.notes.seconds["kernels"] += time.perf_counter() - start
 
@@ -99,7 +109,7 @@ class _Around:
 
         self.notes = notes
         loops = [n for n in graph.nodes() if n.op is LOOP]
-        runners = {n: _KernelRunner(n.params[0], notes, name) for n in loops}
+        runners = {n: _KernelRunner(n.params[0], notes, name, _side_by_side(graph, n)) for n in loops}
 
         class Around(run.Program):
             def _instruction(self, node: Node) -> Any:
@@ -111,18 +121,45 @@ class _Around:
         return tuple(self.program.run(inputs))
 
 
-class _KernelRunner:
-    """A Loop as one kernel."""
+def _side_by_side(graph: Graph, loop: Node) -> list[list[int]]:
+    """Groups of outputs of a Loop that are joined along their last axis afterwards, by number."""
+    spec: LoopSpec = loop.params[0]
+    items = {item(loop, spec.n_carries + j): j for j in range(spec.n_outputs)}
+    groups, taken = [], set()
+    for node in graph.nodes():
+        if node.op is CONCATENATE and node.params[0] == node.type.ndim - 1 and all(i in items for i in node.inputs):
+            group = [items[i] for i in node.inputs]
+            if taken.isdisjoint(group) and len(set(group)) == len(group):
+                groups.append(group)
+                taken.update(group)
+    return groups
 
-    def __init__(self, spec: LoopSpec, notes: Notes, name: str) -> None:
-        self.spec, self.notes = spec, notes
-        emitter = Emitter(spec, config.gpu_precision, is_interpreted())
-        self.kernel: Kernel = emitter.kernel()
-        made(self.kernel.text)
-        notes.kernels[f"{name}: {self.kernel.description}"] = len(notes.kernels)
-        notes.texts.setdefault(self.kernel.text, None)
+
+class _KernelRunner:
+    """A Loop as one kernel.
+
+    Parameters
+    ----------
+    groups : outputs whose rows are to lie side by side in memory.
+    """
+
+    def __init__(self, spec: LoopSpec, notes: Notes, name: str, groups: list[list[int]]) -> None:
+        self.spec, self.notes, self.groups = spec, notes, groups
+        self.name = name
+        self.kernels: dict[frozenset[str], Kernel] = {}
+        self.kernel = self._kernel(frozenset())
         self.constants = [as_tensor(c, c.dtype.name) for c in self.kernel.constants]
         self.body = body_of(spec)
+
+    def _kernel(self, strided: frozenset[str]) -> Kernel:
+        """The kernel for arrays of which some have rows that are not contiguous."""
+        kernel = self.kernels.get(strided)
+        if kernel is None:
+            start = time.perf_counter()
+            emitter = Emitter(self.spec, config.gpu_precision, is_interpreted(), processors(), strided)
+            kernel = self.kernels[strided] = emitter.kernel()
+            self.notes.seconds["emit"] += time.perf_counter() - start
+        return kernel
 
     def __call__(self, *inputs: Any) -> tuple[Any, ...]:
         given = split(self.spec, inputs)
@@ -132,12 +169,34 @@ class _KernelRunner:
                 raise ShapeError(f"a sequence of the loop has {x.shape[0]} rows, but {steps} steps are to be made")
         if self.spec.has_until:
             return self._until(given, steps)
-        outputs = [_empty((steps, *y.type.shape), y.type.dtype) for y in self.body.outputs]
+        outputs = self._outputs(steps)
         if not steps:
             return (*given.carries, *outputs, np.int64(0))
-        finals = [_empty(c.type.shape, c.type.dtype) for c in self.body.carries]
-        self._launch(given, given.carries, 0, finals, outputs, None, steps)
-        return (*finals, *outputs, np.int64(steps))
+        carries, done = given.carries, 0
+        while done < steps:
+            block = min(steps - done, self._longest())
+            finals = [_empty(c.type.shape, c.type.dtype) for c in self.body.carries]
+            self._launch(given, carries, done, finals, [y[done:] for y in outputs], None, block)
+            carries, done = finals, done + block
+        return (*carries, *outputs, np.int64(steps))
+
+    def _longest(self) -> int:
+        """How many steps one launch makes at most: what programs exchange takes memory for each."""
+        per_step = sum(a * b for a, b in self.kernel.exchanges) * 4
+        return max(1, _EXCHANGE_BYTES // per_step) if per_step else 1 << 30
+
+    def _outputs(self, steps: int) -> list[torch.Tensor]:
+        """Memory for the rows of the outputs."""
+        found: dict[int, torch.Tensor] = {}
+        for group in self.groups:
+            widths = [self.body.outputs[j].type.shape[-1] for j in group]
+            first = self.body.outputs[group[0]].type
+            whole = _empty((steps, *first.shape[:-1], sum(widths)), first.dtype)
+            found.update(zip(group, torch.split(whole, widths, dim=-1), strict=True))
+        return [
+            found[j] if j in found else _empty((steps, *y.type.shape), y.type.dtype)
+            for j, y in enumerate(self.body.outputs)
+        ]
 
     def _launch(
         self, given: Any, carries: Sequence[Any], first: int, finals: Any, outputs: Any, status: Any, steps: int
@@ -147,13 +206,21 @@ class _KernelRunner:
             "final": finals, "output": outputs,
         }  # fmt: skip
         types = {"carry": self.body.carries, "invariant": self.body.invariants}
-        arrays = []
+        arrays: list[tuple[Any, int]] = []
+        shapes = [(steps, *shape) for shape in self.kernel.exchanges]
+        slots = [torch.full(s, UNWRITTEN, dtype=torch.int32, device=default_device()) for s in shapes]
+        sources |= {"exchange": slots, "partial": slots}
         for access in self.kernel.accesses:
             value = sources[access.kind][access.number]
             if access.kind in types:
                 value = _as_array(value, types[access.kind][access.number].type.dtype)
             arrays.append(_rows(access, value, first))
-        launch(self.kernel, arrays, status, steps, first)
+        pairs = zip(self.kernel.accesses, arrays, strict=True)
+        kernel = self._kernel(frozenset([a.name for a, (x, _) in pairs if not _has_contiguous_rows(a, x)]))
+        if kernel.text not in self.notes.texts:
+            self.notes.texts[kernel.text] = None
+            self.notes.kernels.setdefault(f"{self.name}: {kernel.description}", len(self.notes.kernels))
+        launch(kernel, arrays, status, steps, first)
 
     def _until(self, given: Any, limit: int) -> tuple[Any, ...]:
         """In blocks of steps: the state stays on the device, and the host looks after each how far it is."""
@@ -176,6 +243,15 @@ class _KernelRunner:
             for b, y in zip(blocks, self.body.outputs, strict=True)
         ]
         return (*carries, *rows, np.int64(done))
+
+
+def _has_contiguous_rows(access: Access, tensor: torch.Tensor) -> bool:
+    expected = 1
+    for size, stride in zip(reversed(tensor.shape[access.stepped :]), reversed(tensor.stride()), strict=False):
+        if size != 1 and stride != expected:
+            return False
+        expected *= size
+    return True
 
 
 def _rows(access: Access, value: Any, first: int) -> tuple[Any, int]:

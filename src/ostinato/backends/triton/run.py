@@ -37,6 +37,9 @@ _ARRAYS = {
     "inc_subtensor": 2, "arange": 0,
 }  # fmt: skip
 
+# For so many combinations of shapes a program remembers what follows from them.
+_REMEMBERED = 256
+
 Instruction = tuple[Callable[..., Any], tuple[int, ...], int]
 
 
@@ -64,8 +67,10 @@ class Notes:
 class Program:
     """A Graph as instructions over numbered slots, run on the device."""
 
-    def __init__(self, graph: Graph, notes: Notes) -> None:
+    def __init__(self, graph: Graph, notes: Notes, remember: bool = True) -> None:
         self.notes = notes
+        self._remember = remember
+        self._known: dict[Any, tuple[list[Any], list[int]]] = {}
         self.nodes: list[Node] = list(dict.fromkeys([*graph.params, *graph.nodes()]))
         slot = {n: i for i, n in enumerate(self.nodes)}
         self.template: list[Any] = [None] * len(self.nodes)
@@ -92,19 +97,28 @@ class Program:
 
     def run(self, values: Sequence[Any]) -> list[Any]:
         """The results for params: tensors on the device, and NumPy's integer scalars."""
-        slots = self.template.copy()
+        key = _signature(values) if self._remember else None
+        known = self._known.get(key) if key is not None else None
+        template, rest = known if known is not None else (self.template, range(len(self.code)))
+        slots = template.copy()
         for i, value in zip(self.params, values, strict=True):
             slots[i] = value
-        out = 0
+        watch = _Steady(self, slots) if key is not None and known is None else None
+        k = 0
         try:
-            for (function, inputs, out), dead in zip(self.code, self.dead, strict=True):
-                slots[out] = function(*[slots[i] for i in inputs])
-                for i in dead:
+            for k in rest:
+                function, inputs, out = self.code[k]
+                found = slots[out] = function(*[slots[i] for i in inputs])
+                if watch is not None:
+                    watch.see(k, found, slots)
+                for i in self.dead[k]:
                     slots[i] = None
         except (OstinatoError, torch.cuda.OutOfMemoryError):
             raise
         except (ValueError, IndexError, TypeError, RuntimeError) as error:
-            raise _explained(error, self.nodes[out]) from error
+            raise _explained(error, self.nodes[self.code[k][2]]) from error
+        if watch is not None and len(self._known) < _REMEMBERED:
+            self._known[key] = watch.result()
         return [slots[i] for i in self.results]
 
     def _instruction(self, node: Node) -> Callable[..., Any]:
@@ -117,6 +131,36 @@ class Program:
             axis = node.params[0]
             return lambda x: np.int64(x.shape[axis])
         return _Operation(node, self.notes)
+
+
+def _signature(values: Sequence[Any]) -> tuple[Any, ...]:
+    """What sizes follow from: the shapes of tensors and the values of scalars on the host."""
+    return tuple([(type(v), *v.shape) if isinstance(v, (torch.Tensor, Reversed)) else v.item() for v in values])
+
+
+class _Steady:
+    """Which values on the host follow from the signature of a call alone, and so need not be computed again."""
+
+    def __init__(self, program: Program, slots: list[Any]) -> None:
+        self.program, self.template = program, program.template.copy()
+        self.steady = {i for i, v in enumerate(program.template) if v is not None} | set(program.params)
+        self.rest: list[int] = []
+
+    def see(self, k: int, found: Any, slots: list[Any]) -> None:
+        """An instruction was executed."""
+        function, inputs, out = self.program.code[k]
+        sized = getattr(function, "sized_by", tuple)(inputs)
+        steady = all(i in self.steady for i in inputs) and not getattr(function, "has_until", False)
+        steady = steady and not any(isinstance(slots[i], torch.Tensor) for i in sized)
+        if steady:
+            self.steady.add(out)
+        if steady and isinstance(found, (np.generic, np.ndarray)):
+            self.template[out] = found
+        else:
+            self.rest.append(k)
+
+    def result(self) -> tuple[list[Any], list[int]]:
+        return self.template, self.rest
 
 
 def _explained(error: Exception, node: Node) -> OstinatoError:
@@ -136,6 +180,10 @@ class _Operation:
         n = len(node.inputs)
         self.n_arrays = _ARRAYS.get(node.op.name, n) if self.rule else n
         self.elementwise = is_elementwise(node)
+
+    def sized_by(self, inputs: Sequence[int]) -> Sequence[int]:
+        """The inputs that the size of the result follows from, if they are numbers."""
+        return inputs[self.n_arrays :]
 
     def __call__(self, *inputs: Any) -> Any:
         if self.may_stay and not any(isinstance(i, (torch.Tensor, Reversed)) for i in inputs):

@@ -47,6 +47,7 @@ _FLOAT = {
     "exp": "tl.exp({0})",
     "sqrt": "tl.sqrt_rn({0})",
     "sigmoid": "tl.sigmoid({0})",
+    "tanh": "tanh_of({0})",
     "floor": "tl.floor({0})",
     "ceil": "tl.ceil({0})",
     "isnan": "{0} != {0}",
@@ -64,7 +65,6 @@ _LIBRARY = {
     "sin": ("sin", "tl.sin({0})"),
     "cos": ("cos", "tl.cos({0})"),
     "tan": ("tan", "tl.sin({0}) / tl.cos({0})"),
-    "tanh": ("tanh", "interpreted_tanh({0})"),
     "log1p": ("log1p", "interpreted_log1p({0})"),
     "expm1": ("expm1", "interpreted_expm1({0})"),
     "log10": ("log10", "tl.log({0}) * 0.4342944819032518"),
@@ -96,8 +96,22 @@ _INTEGER = {
     "floor_div": "({0} - ((({0} % {1}) + {1}) % {1})) // {1}",
 }
 
+# `tanh` without branches, which libdevice's has; for float64 its series would be too short.
+TANH = """
+
+@triton.jit
+def tanh_of(x):
+    e = tl.exp(-2.0 * tl.abs(x))
+    large = (1.0 - e) / (1.0 + e)
+    square = x * x
+    series = 0.13333333333333333 - square * (0.05396825396825397 - square * 0.021869488536155203)
+    series = x * (1.0 - square * (0.3333333333333333 - square * series))
+    return tl.where(tl.abs(x) < 0.2, series, tl.where(x < 0, -large, large))
+"""
+
 # The functions that formulas for the interpreter call; they are part of every module of a kernel there.
 INTERPRETED = """
+
 @triton.jit
 def interpreted_tanh(x):
     small = tl.abs(x) < 0.04
@@ -133,6 +147,8 @@ def interpreted_pow(x, y):
 def text(name: str, dtype: str, interpreted: bool) -> str | None:
     """The text of an operation on operands of a dtype; None if there is none."""
     if dtype in FLOATS:
+        if name == "tanh" and dtype == "float64":
+            return "interpreted_tanh({0})" if interpreted else "libdevice.tanh({0})"
         if name in _FLOAT:
             return _FLOAT[name]
         if name in _LIBRARY:

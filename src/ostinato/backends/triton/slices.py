@@ -10,6 +10,7 @@ The last line is what the reverse of the first two leaves. Short axes stay: they
 from __future__ import annotations
 
 import functools
+import itertools
 import operator
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -180,6 +181,9 @@ def is_zero(x: Node) -> bool:
 
 def pieces(x: Node) -> list[tuple[Range, Node]] | None:
     """The parts of which a matrix is put together along its last axis; None if it is of one piece."""
+    if x.op is CONCATENATE and x.params[0] == x.type.ndim - 1:
+        ends = list(itertools.accumulate(i.type.shape[-1] for i in x.inputs))
+        return [(Range(e - i.type.shape[-1], e, 1, ends[-1]), i) for e, i in zip(ends, x.inputs, strict=True)]
     if x.op is OPS["add"] and x.inputs[0].type.shape == x.inputs[1].type.shape:
         found = [pieces(i) for i in x.inputs]
         if found[0] is None or found[1] is None:
@@ -191,6 +195,20 @@ def pieces(x: Node) -> list[tuple[Range, Node]] | None:
     if ranges is None or not all(r.is_all for r in ranges[:-1]) or x.inputs[1].type.ndim != x.type.ndim:
         return None
     return [(ranges[-1], broadcast_to(x.inputs[1], [r.count for r in ranges]))]
+
+
+def joined(node: Node) -> Any:
+    """A sum of parts that fill an array, as the parts side by side."""
+    if node.op is not OPS["add"] or node.type.ndim == 0 or node.type.shape[-1] in (None, *range(UNROLLED + 1)):
+        return None
+    parts = pieces(node)
+    if parts is None or any(p.op is CONCATENATE for _, p in parts):
+        return None
+    parts.sort(key=lambda part: part[0].start)
+    ends = [0, *[r.stop for r, _ in parts]]
+    if any(r.step != 1 or r.start != end for (r, _), end in zip(parts, ends, strict=False)) or ends[-1] != node.type.shape[-1]:
+        return None
+    return make(CONCATENATE, tuple([p for _, p in parts]), (node.type.ndim - 1,))
 
 
 def split_product(node: Node) -> Any:

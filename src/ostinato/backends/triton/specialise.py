@@ -5,15 +5,15 @@ The number of steps is no such size: one specialised Loop serves all lengths.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from ostinato.backends.triton.slices import moved_slice, split_product
-from ostinato.graph import Graph, Node, make, rewrite_nodes
+from ostinato.backends.triton.slices import joined, moved_slice, split_product
+from ostinato.graph import Graph, Node, make, rewrite_nodes, substitute
 from ostinato.ops.control import CHECK_ROWS, STOP, ZERO
 from ostinato.ops.leaf import CONSTANT, constant, new_input
-from ostinato.ops.loop import LOOP, LoopSpec, body_of
+from ostinato.ops.loop import LOOP, LoopSpec, body_of, split
 from ostinato.ops.movement import DIMSHUFFLE, RESHAPE, SPECIFY_SHAPE
 from ostinato.ops.op import params_of
 from ostinato.ops.sizes import BROADCAST, SIZE, SUM_TO, broadcast_to, sum_to
@@ -40,12 +40,33 @@ def specialised(graph: Graph, shapes: Sequence[Shape], known: Sequence[Any]) -> 
     params = [new_input(TensorType(p.type.dtype, s), p.name) for p, s in zip(graph.params, shapes, strict=True)]
     values = [p if k is None else broadcast_to(constant(k, p.type.dtype), p.type.shape) for p, k in zip(params, known, strict=True)]
     results = rewrite_nodes(graph.results, _simplified, dict(zip(graph.params, values, strict=True)))
-    for _ in range(8):  # a slice moves by one operation at a time through operations that another rule made
-        before = results
-        results = rewrite_nodes(results, _simplified)
-        if results == before:
-            break
     return Graph(tuple(params), tuple(results))
+
+
+def with_slices_moved(graph: Graph) -> Graph:
+    """The graph, of static types, with slices of large axes taken of the operands; see `slices`."""
+    results: Sequence[Any] = graph.results
+    for _ in range(8):  # a slice moves by one operation at a time through operations that another rule made
+        before = tuple(results)
+        results = rewrite_nodes(results, _moved)
+        if tuple(results) == before:
+            break
+    return Graph(graph.params, tuple(results))
+
+
+def with_constants(loop: Node) -> Graph:
+    """The body of a Loop with constants in the place of invariants that are constants spread out."""
+    spec: LoopSpec = loop.params[0]
+    known = {}
+    for param, given in zip(body_of(spec).invariants, split(spec, loop.inputs).invariants, strict=True):
+        value = uniform(given)
+        if value is not None:
+            known[param] = broadcast_to(constant(value, param.type.dtype), param.type.shape)
+    return Graph(spec.body.params, tuple(substitute(spec.body.results, known)))
+
+
+def _moved(node: Node) -> Node | None:
+    return _first(node, (joined, moved_slice, split_product))
 
 
 def specialised_spec(spec: LoopSpec, rows: Sequence[Shape], known: Sequence[Any]) -> LoopSpec:
@@ -60,14 +81,18 @@ def specialised_spec(spec: LoopSpec, rows: Sequence[Shape], known: Sequence[Any]
 def _as_type(node: Node, wanted: TensorType) -> Any:
     if node.type == wanted:
         return node
-    from ostinato.backends.triton.split import UnsplitError
+    from ostinato.backends.triton.unsplit import UnsplitError
 
     raise UnsplitError(f"a state has type {wanted} before a step and {node.type} after it")
 
 
 def _simplified(node: Node) -> Node | None:
     """A simpler node of the same value, if there is one."""
-    for rule in (_known_size, _nothing_done, _folded_small, _loop_inside, moved_slice, split_product, table().apply):
+    return _first(node, (_known_size, _nothing_done, _folded_small, _loop_inside, table().apply))
+
+
+def _first(node: Node, rules: Sequence[Callable[[Node], Any]]) -> Node | None:
+    for rule in rules:
         found = rule(node)
         if found is not None and found is not node:
             return found

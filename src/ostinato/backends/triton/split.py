@@ -14,27 +14,25 @@ and summed at the end.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from ostinato.backends.triton.batch import batched, can_batch
 from ostinato.backends.triton.slices import is_zero, pieces
-from ostinato.graph import Graph, Node, dependents, make, rebuild, topological
+from ostinato.backends.triton.specialise import with_constants, with_slices_moved
+from ostinato.graph import Graph, Node, dependents, make, rebuild, substitute, topological
 from ostinato.ops.contraction import MATMUL
 from ostinato.ops.creation import arange
-from ostinato.ops.indexing import INC_SUBTENSOR
+from ostinato.ops.indexing import INC_SUBTENSOR, SUBTENSOR
 from ostinato.ops.leaf import constant, new_input
-from ostinato.ops.loop import LOOP, Body, LoopInputs, LoopSpec, body_of, build_loop
-from ostinato.ops.movement import DIMSHUFFLE, dimshuffle, reshape
+from ostinato.ops.loop import LOOP, Body, LoopInputs, LoopSpec, body_of, build_loop, item
+from ostinato.ops.movement import CONCATENATE, DIMSHUFFLE, dimshuffle, reshape
 from ostinato.ops.op import OPS
 from ostinato.ops.reduce import SUM
 from ostinato.ops.sizes import BROADCAST, broadcast_to, sizes
 from ostinato.types import TensorType
 
 _COSTLY = {"matmul", "gather", "cholesky", "solve", "solve_triangular", "matrix_inverse", "det", "slogdet", "cumsum"}
-
-
-class UnsplitError(Exception):
-    """A loop that this backend cannot make a kernel of; it runs step by step."""
 
 
 def split_loop(spec: LoopSpec) -> Graph:
@@ -45,7 +43,13 @@ def split_loop(spec: LoopSpec) -> Graph:
     Graph
         Params: trip count, sequences, carries, invariants; results: final carries, outputs, steps done.
     """
-    return _Split(spec).graph()
+    outer = _Split(spec).graph(whole=False)
+    for loop in loops_of(outer):
+        inner = replace(loop.params[0], body=with_slices_moved(with_constants(loop)))
+        results = _Split(inner).graph(whole=True).apply(loop.inputs)
+        items = {item(loop, i): r for i, r in enumerate(results)}
+        outer = Graph(outer.params, tuple(substitute(outer.results, items)))
+    return outer
 
 
 class _Split:
@@ -63,18 +67,19 @@ class _Split:
         self.carry_bound = dependents(spec.body.results, set(body.carries))
         self.bound = dependents(spec.body.results, {body.t, *body.sequences, *body.carries})
 
-    def graph(self) -> Graph:
-        self._prologue()
-        sums = self._accumulators()
-        late = self._late_outputs(sums)
+    def graph(self, whole: bool) -> Graph:
+        """The Graph around the Loop that remains; only the prologue is made unless `whole`."""
+        self._prologue(views=whole)
+        sums = self._accumulators() if whole else {}
+        late = self._late_outputs(sums) if whole else {j for j, y in enumerate(self.body.outputs) if y in self.rows}
         inner = self._loop(sums, late)
         results = self._collect(inner, sums, late)
         return Graph((self.trips, *self.sequences, *self.inits, *self.invariants), tuple(results))
 
     # ---- before the loop ----
 
-    def _prologue(self) -> None:
-        """Costly work on sequences alone, for all steps at once."""
+    def _prologue(self, views: bool) -> None:
+        """Costly work on sequences alone, and parts that are taken of them, for all steps at once."""
         body = self.body
         results = self.spec.body.results
         free = self.bound - self.carry_bound
@@ -84,6 +89,8 @@ class _Split:
         for node in frontier:
             work = [n for n in topological([node], stop=sources) if n in self.bound and n not in sources]
             moved = any(n.op.name in _COSTLY for n in work) or (work and not body.carries)
+            if views and work and all(n.op in (SUBTENSOR, DIMSHUFFLE) for n in work):
+                moved = True
             if moved and can_batch([node], sources):
                 table = {**self.rows, body.t: arange(self.trips)}
                 self.rows[node] = batched([node], table, self.trips)[0]
@@ -159,8 +166,6 @@ class _Split:
         return self._build(params, carries, nexts, inits)
 
     def _build(self, params: dict[Node, Any], carries: Any, nexts: Any, inits: Any) -> Any:
-        from ostinato.graph import substitute
-
         body = self.body
         moved = {n: p for n, p in params.items() if n is not p}
         outputs = list(self.recorded)
@@ -278,6 +283,8 @@ class _Totals:
             return None
         if node.op is OPS["add"] and all(i.type == node.type for i in node.inputs):
             return list(node.inputs)
+        if node.op is CONCATENATE and len(bound) == len(node.inputs):
+            return bound
         if node.op in (SUM, DIMSHUFFLE) or node.op is OPS["neg"]:
             return bound
         if node.op is INC_SUBTENSOR and bound == [node.inputs[1]] and is_zero(node.inputs[0]):

@@ -119,7 +119,21 @@ def _broadcast_to(x: Any, *shape: Any) -> Any:
 
 @rule("concatenate")
 def _concatenate(*xs: Any, axis: int) -> Any:
-    return torch.cat(xs, dim=axis)
+    whole = _lying_side_by_side(xs, axis)
+    return torch.cat(xs, dim=axis) if whole is None else whole
+
+
+def _lying_side_by_side(xs: Sequence[Any], axis: int) -> Any:
+    """The tensor of which tensors are adjacent parts that make up the whole; None if they are not."""
+    whole = xs[0]._base
+    if whole is None or whole.ndim != xs[0].ndim or whole.numel() != sum(x.numel() for x in xs):
+        return None
+    start = whole.storage_offset()
+    for x in xs:
+        if x._base is not whole or x.stride() != whole.stride() or x.storage_offset() != start:
+            return None
+        start += x.shape[axis] * whole.stride(axis)
+    return whole
 
 
 @rule("specify_shape")
