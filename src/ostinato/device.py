@@ -78,13 +78,18 @@ def _check_modes(device: str, mode: str, is_given: bool) -> None:
 
 
 def _on_gpu(tensors: bool, why: str = "") -> Choice:
+    require_gpu()
+    return Choice("cuda", GPU, tensors, why)
+
+
+def require_gpu() -> None:
+    """Raise `DeviceError` if functions cannot run on a GPU."""
     problem = why_unusable()
     if problem is not None:
         raise DeviceError(
             f"no GPU can be used: {problem}. Install what a GPU needs by `pip install ostinato[gpu]`, or run on the "
             "CPU with device='cpu', or with device='auto', which uses a GPU only where there is one"
         )
-    return Choice("cuda", GPU, tensors, why)
 
 
 def why_unusable() -> str | None:

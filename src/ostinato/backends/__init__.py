@@ -44,7 +44,7 @@ Backend = Callable[[Graph], Executable]
 BACKENDS: dict[str, str] = {
     "reference": "ostinato.backends.reference",
     "native": "ostinato.backends.llvm.run",
-    "gpu": "ostinato.backends.triton.run",
+    "gpu": "ostinato.backends.triton.executable",
 }
 
 # Theano's names for how to compile; all of them mean the default here.
