@@ -25,6 +25,7 @@ FLAGS = {
     "cache_dir": "",
     "cache_size": 512,
     "device": "cpu",
+    "gpu_precision": "ieee",
     "compute_test_value": "off",
     "exception_verbosity": "low",
     "optimizer": "fast_run",
@@ -107,8 +108,25 @@ def test_booleans_may_be_given_as_numbers(fresh: Config) -> None:
 
 
 def test_flags_without_choices_take_anything(fresh: Config) -> None:
-    fresh.device = "cuda0"
-    assert fresh.device == "cuda0"
+    fresh.optimizer = "none"
+    assert fresh.optimizer == "none"
+
+
+@pytest.mark.parametrize("name", ["cuda", "cuda0", "cuda:1", "gpu", "gpu0"])
+def test_names_of_gpus(fresh: Config, name: str) -> None:
+    """Theano's and torch's, with the number of one."""
+    fresh.device = name
+    assert fresh.device == "cuda"
+    assert Config({"OSTINATO_DEVICE": name}).device == "cuda"
+    with fresh.change_flags(device="cpu"):
+        assert fresh.device == "cpu"
+
+
+@pytest.mark.parametrize("name", ["gpus", "cuda:x", "tpu", "opencl0:0", None, ""])
+def test_names_of_no_device(fresh: Config, name: Any) -> None:
+    with pytest.raises(ostinato.OstinatoValueError) as caught:
+        fresh.device = name
+    assert str(caught.value) == f"config.device is one of 'cpu', 'cuda', 'auto', not {name!r}"
 
 
 @pytest.mark.parametrize("value", [-1, True, 1.5, "512", None])
@@ -254,7 +272,7 @@ def test_a_block_is_for_its_own_task() -> None:
 def test_environment_variables() -> None:
     environ = {"OSTINATO_FLOATX": "float32", "OSTINATO_VERIFY": "1", "OSTINATO_DEVICE": "gpu", "FLOATX": "float16"}
     read = Config(environ)
-    assert (read.floatX, read.verify, read.device, read.allow_gc) == ("float32", True, "gpu", True)
+    assert (read.floatX, read.verify, read.device, read.allow_gc) == ("float32", True, "cuda", True)
 
 
 @pytest.mark.parametrize(

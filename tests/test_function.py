@@ -984,7 +984,7 @@ def test_shared_variables_are_read_and_written_one_thread_at_a_time(part: str) -
     s, x = shared(1.0), T.scalar("x")
     f = function([], s + 1) if part == "read" else function([x], updates={s: x})
     thread = threading.Thread(target=lambda: f(*[2.0] * (part == "write")))
-    with sys.modules["ostinato.function"]._SHARED_VALUES:
+    with sys.modules["ostinato.shared"].SHARED_VALUES:
         thread.start()
         thread.join(0.1)
         assert thread.is_alive()

@@ -20,7 +20,7 @@ def test_the_table_of_backends() -> None:
     assert set(BACKENDS) >= {"reference", "native"}
     assert find_backend("reference") is compile_graph
     assert find_backend("FAST_RUN") is find_backend(None)
-    with pytest.raises(OstinatoValueError, match=r"there is no mode .quantum.; there is native, reference"):
+    with pytest.raises(OstinatoValueError, match=r"there is no mode .quantum.; there is gpu, native, reference"):
         ostinato.function([], T.constant(1), mode="quantum")
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -21,11 +22,20 @@ from ostinato.errors import OstinatoValueError, UnknownFlagError
 
 @dataclass(frozen=True)
 class Flag:
-    """A switch: its default, what it may be (anything if empty) and what it does, in a line."""
+    """A switch: its default, what it may be (anything if empty), what it does, in a line, and other names of values."""
 
     default: Any
     choices: tuple[Any, ...]
     doc: str
+    read: Callable[[Any], Any] = lambda value: value
+
+
+def device_name(value: Any) -> Any:
+    """The name of a device: `cuda` for what Theano and torch call a GPU, with or without its number.
+
+    `gpu`, `gpu0`, `cuda0` and `cuda:0` all mean `cuda`, and so do other numbers: which GPU that is, torch decides.
+    """
+    return "cuda" if re.fullmatch(r"(cuda|gpu):?\d*", str(value)) else value
 
 
 _FLAGS: dict[str, Flag] = {
@@ -37,7 +47,9 @@ _FLAGS: dict[str, Flag] = {
     "cache": Flag(True, (False, True), "keep compiled code on disk and load it from there"),
     "cache_dir": Flag("", (), "the folder of compiled code; if empty, the platform's for the user's caches"),
     "cache_size": Flag(512, (), "how many megabytes of compiled code are kept"),
-    "device": Flag("cpu", (), "where functions run: cpu, cuda, or auto for whichever suits a function"),
+    "device": Flag(
+        "cpu", ("cpu", "cuda", "auto"), "where functions run; auto is whichever suits a function", device_name
+    ),
     "gpu_precision": Flag(
         "ieee", ("ieee", "tf32", "bf16"), "how a GPU multiplies matrices of float32: exactly, or rounding the factors"
     ),
@@ -126,11 +138,12 @@ def _checked(name: str, value: Any) -> Any:
     if name not in _FLAGS:
         raise UnknownFlagError(_unknown(name))
     choices = _FLAGS[name].choices
+    given, value = value, _FLAGS[name].read(value)
     if type(_FLAGS[name].default) is int and (type(value) is not int or value < 0):
         raise OstinatoValueError(f"config.{name} is an int of 0 or more, not {value!r}")
     chosen = [c for c in choices if isinstance(value, (str, int)) and c == value]
     if choices and not chosen:
-        raise OstinatoValueError(f"config.{name} is one of {', '.join(map(repr, choices))}, not {value!r}")
+        raise OstinatoValueError(f"config.{name} is one of {', '.join(map(repr, choices))}, not {given!r}")
     return chosen[0] if chosen else value
 
 
@@ -142,7 +155,7 @@ def _from_environment(name: str, text: str | None) -> Any:
         if not text.isdecimal():
             raise OstinatoValueError(f"the environment variable {_variable(name)} is an int of 0 or more, not {text!r}")
         return int(text)
-    values = {str(c): c for c in flag.choices}
+    text, values = flag.read(text), {str(c): c for c in flag.choices}
     if isinstance(flag.default, bool):
         values = {"0": False, "1": True, "false": False, "true": True}
         text = text.lower()

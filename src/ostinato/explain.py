@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ostinato.backends import Report
+from ostinato.device import prefers_cpu
 from ostinato.errors import OstinatoValueError
 from ostinato.graph import Graph, Node
 from ostinato.ops.loop import LOOP, LoopSpec
@@ -22,6 +23,10 @@ def explain(function: Function, report: Report | None, stage: str | None) -> str
         return texts[stage]()
     how = report.how if report else "run by a backend that does not say how"
     lines = [f"{function}: {how}."]
+    if function.choice.why:
+        lines.append(f"The device is {function.choice.why}.")
+    elif function.choice.device == "cuda" and (alone := prefers_cpu(function.graph))[0]:
+        lines.append(f"The CPU may be the better device, {alone[1]}.")
     if report and report.seconds:
         total = sum(report.seconds.values())
         parts = ", ".join(f"{name} {seconds * 1e3:.0f}" for name, seconds in report.seconds.items())

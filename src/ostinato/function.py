@@ -6,7 +6,6 @@ and a `Function` checks arguments, runs it and commits updates of shared variabl
 
 from __future__ import annotations
 
-import threading
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
@@ -16,6 +15,7 @@ import numpy as np
 
 from ostinato.backends import compile_closed
 from ostinato.config import config
+from ostinato.device import Choice, choose
 from ostinato.errors import (
     MissingInputError,
     OstinatoTypeError,
@@ -27,14 +27,10 @@ from ostinato.errors import (
 from ostinato.graph import Graph, Node, leaves, substitute, topological
 from ostinato.ops.leaf import CONSTANT, INPUT, SHARED, describe, new_input
 from ostinato.rewrite.pipeline import rewrite
-from ostinato.shared import SharedVariable
+from ostinato.shared import SHARED_VALUES, SharedVariable
 from ostinato.types import TensorType
 from ostinato.values import as_variable, convert, fit, is_ready
 from ostinato.verify import verify
-
-# Held while a call reads the shared variables and while it changes them, so that none sees half of an update.
-_SHARED_VALUES = threading.Lock()
-
 
 class In:
     """An input of a function with a name, a default value or its own rule for conversion.
@@ -102,7 +98,7 @@ class Out:
         self.variable = as_variable(variable, "an output")
 
 
-class _Closed(NamedTuple):
+class Closed(NamedTuple):
     """A computation whose every leaf is accounted for, before any rewrite."""
 
     inputs: list[In]
@@ -120,13 +116,16 @@ class Function:
     graph : Graph
         What is computed, after all rewrites: inputs and shared variables to outputs and updates.
     compilations : int
-        How often it was compiled to native code: once for all sizes, and 0 if it is interpreted.
+        How often it was compiled to native code: once for all sizes, and 0 if it is interpreted. On a GPU, how many
+        kernels were made.
+    choice : Choice
+        The device on which it runs, its backend, and why.
     """
 
     def __init__(
-        self, closed: _Closed, keys: Any, mode: Any, name: str | None, allow_input_downcast: bool | None
+        self, closed: Closed, keys: Any, choice: Choice, name: str | None, allow_input_downcast: bool | None
     ) -> None:
-        self.name = name
+        self.name, self.choice = name, choice
         self._closed, self._floatX = closed.graph, config.floatX
         self._inputs, self._shared, self._updated = closed.inputs, closed.shared, closed.updated
         self._keys = keys
@@ -137,12 +136,15 @@ class Function:
         self._defaults = [_default(i, k, allow_input_downcast) for k, i in enumerate(closed.inputs)]
         if config.verify:
             self.graph  # noqa: B018 - the passes are verified as they run
-        self._run = compile_closed(mode, closed.graph, lambda: self.graph)
+        self._run = self._compiled(closed.graph)
         # The C function of natively compiled code: it takes arrays that are ready, and returns None for others.
         # It is all there is to do in a plain function: no shared variables, and outputs as they come.
         self._is_plain = not closed.shared and not closed.updated and keys in ("one", "list")
         single = self._is_plain and keys == "one"
         self._direct = None if any(i.strict for i in closed.inputs) else _direct(self._run, single)
+
+    def _compiled(self, closed: Graph) -> Any:
+        return compile_closed(self.choice.mode, closed, lambda: self.graph)
 
     @cached_property
     def graph(self) -> Graph:
@@ -155,7 +157,7 @@ class Function:
 
     @property
     def compilations(self) -> int:
-        """How often the function was compiled to native code: once for all sizes; 0 if it is interpreted."""
+        """How often the function was compiled: once for all sizes, per kernel on a GPU; 0 if it is interpreted."""
         return getattr(self._run, "compilations", 0)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -186,7 +188,7 @@ class Function:
             if found is not None:
                 return found if self._is_plain else self._finished(found)
         arrays = self._arguments(args, kwargs)
-        arrays += self._shared_values()
+        arrays += self._shared_values(ready=False)
         found = self._direct(*arrays) if self._direct is not None else None
         if found is not None:
             return found if self._is_plain else self._finished(found)
@@ -202,11 +204,12 @@ class Function:
             given[position] = value
         return given
 
-    def _shared_values(self) -> list[Any]:
+    def _shared_values(self, ready: bool = True) -> list[Any]:
+        """The values of shared variables; if they need not be `ready`, those that lie on a GPU come back from there."""
         if not self._shared:
             return []
-        with _SHARED_VALUES:
-            return [s._value for s in self._shared]
+        with SHARED_VALUES:
+            return [s._value for s in self._shared] if ready else [s._on_host() for s in self._shared]
 
     def _finished(self, results: list[Any]) -> Any:
         """Commit updates; the outputs as they were asked for."""
@@ -214,7 +217,7 @@ class Function:
             n = len(results) - len(self._updated)
             values = results[n:]
             del results[n:]
-            with _SHARED_VALUES:
+            with SHARED_VALUES:
                 for variable, value in zip(self._updated, values, strict=True):
                     variable._value = value
         return results if self._keys == "list" else self._shaped(results)
@@ -226,7 +229,7 @@ class Function:
         ----------
         stage : str, optional
             `"graph"` for the graph after all rewrites; natively compiled functions have `"nest"`, the loop
-            nest, and `"llvm"` too.
+            nest, and `"llvm"` too, and functions on a GPU have `"triton"`, the kernels made so far.
 
         Raises
         ------
@@ -336,6 +339,7 @@ def function(
     allow_input_downcast: bool | None = None,
     profile: Any = None,
     on_unused_input: str | None = None,
+    device: Any = None,
 ) -> Function:
     """Compile a computation.
 
@@ -348,6 +352,11 @@ def function(
         What a call returns, in this form.
     mode : str, optional
         A backend's name; `config.mode` unless given.
+    device : {"cpu", "cuda", "auto"}, optional
+        Where the function runs; `config.device` unless given, or "cpu" where `mode` is. With "cuda", each loop is
+        one kernel of a GPU. Calls then take tensors of torch too, and whatever has `__dlpack__`, without a copy if
+        they lie on the GPU, and return tensors. With "auto", that is done if there is a GPU and a loop has more
+        than one scalar chain of states; `explain()` says what was chosen and why.
     updates : mapping or list of pairs (shared variable, expression), optional
         New values of shared variables, set together after each successful call.
     givens : mapping or list of pairs (variable, replacement), optional
@@ -374,13 +383,24 @@ def function(
         See `on_unused_input`.
     OstinatoTypeError, ShapeError
         If an update or a replacement does not fit what it is for.
+    DeviceError
+        If a GPU is asked for and cannot be used; the message says what is missing.
     """
     specs = _read_inputs(inputs)
     results, keys = _read_outputs(outputs)
     updated, new_values = _read_updates(updates)
     replaced = substitute([*results, *new_values], _read_givens(givens))
     closed = _close(specs, replaced, updated, on_unused_input or "raise")
-    return Function(closed, keys, mode, name, allow_input_downcast)
+    choice = choose(device, mode, closed.graph)
+    return _kind_of_function(choice)(closed, keys, choice, name, allow_input_downcast)
+
+
+def _kind_of_function(choice: Choice) -> type[Function]:
+    if choice.device == "cpu":
+        return Function
+    from ostinato.device_function import DeviceFunction
+
+    return DeviceFunction
 
 
 def _read_inputs(inputs: Any) -> list[In]:
@@ -468,7 +488,7 @@ def _read_givens(givens: Any) -> dict[Node, Any]:
     return mapping
 
 
-def _close(specs: list[In], results: list[Any], updated: list[SharedVariable], on_unused: str) -> _Closed:
+def _close(specs: list[In], results: list[Any], updated: list[SharedVariable], on_unused: str) -> Closed:
     inner = {s.variable: new_input(s.variable.type, s.name) for s in specs if s.variable.op is not INPUT}
     results = substitute(results, inner) if inner else results
     params = [inner.get(s.variable, s.variable) for s in specs]
@@ -478,7 +498,7 @@ def _close(specs: list[In], results: list[Any], updated: list[SharedVariable], o
     graph = Graph((*params, *stand_ins.values()), tuple(substitute(results, stand_ins)))
     if config.verify:
         verify(graph, "when closed")
-    return _Closed(specs, shared, graph, updated)
+    return Closed(specs, shared, graph, updated)
 
 
 def _check_leaves(params: list[Any], specs: list[In], results: list[Any], on_unused: str) -> None:

@@ -1,7 +1,14 @@
-"""Shared variables: arrays that functions share, and that their `updates` change."""
+"""Shared variables: arrays that functions share, and that their `updates` change.
+
+A value lies where it was used last, on the host or on a device, with or without an equal copy on the other
+side. It is moved when it is asked for, and copies are never written to.
+"""
 
 from __future__ import annotations
 
+import threading
+import weakref
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,11 +21,17 @@ from ostinato.types import TensorType
 from ostinato.values import as_array, convert
 
 
+# Held while a call reads the shared variables and while it changes them, so that none sees half of an update.
+SHARED_VALUES = threading.Lock()
+
+
 class SharedVariable(TensorVariable):
     """A variable that holds a value; made by `shared`."""
 
-    __slots__ = ("_allow_downcast", "_strict", "_value")
-    _value: np.ndarray[Any, Any]
+    __slots__ = ("_allow_downcast", "_copy", "_lent", "_strict", "_value")
+    _value: Any  # an array of NumPy, or a tensor on the device of the function that updated it
+    _copy: tuple[Any, Any] | None  # a value and its copy on the other side; void once the variable has another value
+    _lent: weakref.ref[Any] | None  # the array that is known outside, and may be written to there
     _allow_downcast: bool | None
     _strict: bool
 
@@ -28,11 +41,19 @@ class SharedVariable(TensorVariable):
         Parameters
         ----------
         borrow : bool
-            Return the array that the variable holds. Who writes to it changes the variable.
+            Return the array that the variable holds. Who writes to it changes the variable. A function that runs
+            on a GPU then copies it there at each call, until an update or `set_value` replaces it.
         return_internal_type : bool
             Accepted for Theano's sake; the value is always a NumPy array.
         """
-        return self._value if borrow else self._value.copy()
+        value = self._value
+        if not borrow and isinstance(value, np.ndarray):
+            return value.copy()  # without waiting for a function that is about to change it
+        with SHARED_VALUES:
+            value = self._on_host()
+            if borrow:
+                self._lend(value)
+        return value if borrow else value.copy()
 
     def set_value(self, new_value: Any, borrow: bool = False) -> None:
         """Replace the value.
@@ -52,7 +73,38 @@ class SharedVariable(TensorVariable):
         """
         what = f"the new value of {_label(self.name)}{at(self.source)}"
         array = convert(new_value, self.type, what, self._allow_downcast, self._strict)
-        self._value = array if borrow else np.array(array)
+        self._hold(array if borrow else np.array(array), borrow)
+
+    # ---- where the value lies ----
+
+    def _hold(self, value: Any, lent: bool) -> None:
+        with SHARED_VALUES:
+            self._value, self._copy, self._lent = value, None, None
+            if lent:
+                self._lend(value)
+
+    def _lend(self, value: Any) -> None:
+        self._copy, self._lent = None, weakref.ref(value)
+
+    def _on_host(self) -> np.ndarray[Any, Any]:
+        """The value as an array of NumPy; that is then where it lies. Called with `SHARED_VALUES` held."""
+        value: Any = self._value
+        if not isinstance(value, np.ndarray):
+            self._value = value.cpu().numpy()
+            self._copy = (self._value, value)
+        return self._value
+
+    def _on_device(self, device: Any, move: Callable[[Any], Any]) -> Any:
+        """The value on a device, to be read only; `move` copies it there. Called with `SHARED_VALUES` held."""
+        value = self._value
+        if not isinstance(value, np.ndarray) and value.device == device:
+            return value
+        lent = self._lent is not None and self._lent() is value
+        if self._copy is not None and self._copy[0] is value and self._copy[1].device == device and not lent:
+            return self._copy[1]
+        moved = move(value)
+        self._copy = None if lent else (value, moved)
+        return moved
 
 
 VARIABLE_CLASSES["shared"] = SharedVariable
@@ -104,6 +156,6 @@ def shared(
     convert(array, type_, f"the value of {_label(name)} with broadcastable={broadcastable}")
     node: SharedVariable = make(SHARED, (), (new_uid(), type_))
     node.name = name
-    node._value = array if borrow else np.array(array)
+    node._hold(array if borrow else np.array(array), borrow)
     node._allow_downcast, node._strict = allow_downcast, strict
     return node

@@ -44,7 +44,7 @@ Backend = Callable[[Graph], Executable]
 BACKENDS: dict[str, str] = {
     "reference": "ostinato.backends.reference",
     "native": "ostinato.backends.llvm.run",
-    "gpu": "ostinato.backends.triton.run",
+    "gpu": "ostinato.backends.triton.executable",
 }
 
 # Theano's names for how to compile; all of them mean the default here.
@@ -75,11 +75,21 @@ def compile_closed(mode: Any, closed: Graph, rewritten: Callable[[], Graph]) -> 
     return module.compile_graph(rewritten())
 
 
-def _module(mode: Any) -> Any:
+def is_default_mode(mode: Any) -> bool:
+    """Whether a mode leaves it to the configuration how functions run."""
+    return mode is None or mode in _THEANO_MODES
+
+
+def mode_name(mode: Any) -> str:
+    """The name in `BACKENDS` of a mode, which may be None or one of Theano's; `OstinatoValueError` if there is none."""
     from ostinato.config import config
 
-    name = config.mode if mode is None or mode in _THEANO_MODES else mode
+    name = config.mode if is_default_mode(mode) else mode
     name = "reference" if name in _THEANO_MODES else name
     if name not in BACKENDS:
         raise OstinatoValueError(f"there is no mode {name!r}; there is {', '.join(sorted(BACKENDS))}")
-    return import_module(BACKENDS[name])
+    return name
+
+
+def _module(mode: Any) -> Any:
+    return import_module(BACKENDS[mode_name(mode)])

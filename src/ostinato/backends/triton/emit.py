@@ -261,7 +261,7 @@ class Emitter:
             head.append(scalars.TANH)
         if any(n.op is OPS["prod"] for n in self.spec.body.nodes()):
             head.append(_PRODUCT_OF)
-        lines = [*head, "", "", "@triton.jit", f"def loop({', '.join(params)}):"]
+        lines = [*head, "", "", '@triton.jit(do_not_specialize=["T", "FIRST"])', f"def loop({', '.join(params)}):"]
         body = [*self._places(sizes), *self.before]
         if self.spread:
             body.insert(0, f"WAITS = {self.waits}")

@@ -81,13 +81,20 @@ def _module(text: str) -> ModuleType:
     return module
 
 
-def launch(kernel: Kernel, arrays: Sequence[tuple[Any, int]], status: Any, steps: int, first: int = 0, arrivals: Any = None) -> None:
+def launch(
+    kernel: Kernel, arrays: Sequence[tuple[Any, int]], status: Any, steps: int, first: int = 0, arrivals: Any = None
+) -> Any:
     """Run a kernel.
 
     Parameters
     ----------
     arrays : per access a tensor and the stride of its steps; other strides are the tensor's own.
     status : int64 tensor of two elements for loops that stop by a condition: steps made, and whether to go on.
+
+    Returns
+    -------
+    triton.compiler.CompiledKernel or None
+        What was run; None if nothing was compiled.
     """
     strides: list[int] = []
     for access, (tensor, stride) in zip(kernel.accesses, arrays, strict=True):
@@ -101,16 +108,17 @@ def launch(kernel: Kernel, arrays: Sequence[tuple[Any, int]], status: Any, steps
     arguments = [*[t for t, _ in arrays], *strides, *sizes, *extra, steps, first, 0]
     if (listed := _REHEARSAL.get()) is not None:
         listed.append((kernel, arguments))
-        return
+        return None
     options: dict[str, Any] = {"num_warps": kernel.warps, "num_stages": kernel.stages}
     if kernel.exchanges:  # programs wait for each other: all of them must run at the same time
         if is_interpreted():
             from ostinato.backends.triton.interpreter import run_concurrently
 
-            return run_concurrently(made(kernel.text), kernel.programs, arguments)
+            run_concurrently(made(kernel.text), kernel.programs, arguments)
+            return None
         options["launch_cooperative_grid"] = True
-    made(kernel.text)[(kernel.programs,)](*arguments, **options)
-    return None
+    found = made(kernel.text)[(kernel.programs,)](*arguments, **options)
+    return None if is_interpreted() else found
 
 
 def compiled_for(kernel: Kernel, arguments: Sequence[Any], capability: int = 90) -> Any:

@@ -12,6 +12,7 @@ import torch
 
 from ostinato.backends.triton.emit import Access, Emitter, Kernel
 from ostinato.backends.triton.kernels import is_interpreted, launch, processors
+from ostinato.backends.triton.notes import TO_HOST
 from ostinato.backends.triton.specialise import specialised_spec, uniform
 from ostinato.backends.triton.split import split_loop
 from ostinato.backends.triton.tensors import Reversed, as_tensor, default_device, torch_dtype
@@ -71,8 +72,8 @@ class LoopRunner:
     def _plan(self, shapes: Sequence[Any], known: Sequence[Any]) -> Runner:
         from ostinato.backends.triton.run import Program
 
-        start = time.perf_counter()
-        name = self.spec.name or "of the graph"
+        start, before = time.perf_counter(), self.notes.seconds["emit"]
+        name = self.spec.name or "without a name"
         try:
             graph = split_loop(specialised_spec(self.spec, shapes, known))
             program = _Around(graph, self.notes, name)
@@ -81,7 +82,8 @@ class LoopRunner:
             self.notes.stepped[name] = str(error)
             return _Steps(self.spec, Program(self.spec.body, self.notes, remember=False))
         finally:
-            self.notes.seconds["kernels"] += time.perf_counter() - start
+            emitting = self.notes.seconds["emit"] - before
+            self.notes.seconds["split"] += time.perf_counter() - start - emitting
 
 
 def _sizing(spec: LoopSpec) -> list[bool]:
@@ -216,10 +218,8 @@ class _KernelRunner:
             arrays.append(_rows(access, value, first))
         pairs = zip(self.kernel.accesses, arrays, strict=True)
         kernel = self._kernel(frozenset([a.name for a, (x, _) in pairs if not _has_contiguous_rows(a, x)]))
-        if kernel.text not in self.notes.texts:
-            self.notes.texts[kernel.text] = None
-            self.notes.kernels.setdefault(f"{self.name}: {kernel.description}", len(self.notes.kernels))
-        launch(kernel, arrays, status, steps, first, arrivals)
+        with self.notes.launching(self.name, kernel) as compiled:
+            compiled.append(launch(kernel, arrays, status, steps, first, arrivals))
 
     def _until(self, given: Any, limit: int) -> tuple[Any, ...]:
         """In blocks of steps: the state stays on the device, and the host looks after each how far it is."""
@@ -232,6 +232,7 @@ class _KernelRunner:
             outputs = [_empty((block, *y.type.shape), y.type.dtype) for y in self.body.outputs]
             self._launch(given, carries, done, finals, outputs, status, block)
             made_steps, keep = (int(v) for v in status.cpu())
+            self.notes.transfers[TO_HOST] += 1
             for held, rows in zip(blocks, outputs, strict=True):
                 held.append(rows[:made_steps])
             carries, done = finals, done + made_steps

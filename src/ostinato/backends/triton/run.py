@@ -6,23 +6,17 @@ device to know how much memory a result takes.
 
 from __future__ import annotations
 
-import threading
-import time
-from collections import Counter
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import torch
 
-from ostinato.backends import Report
-from ostinato.backends.triton.kernels import is_interpreted, is_rehearsal
 from ostinato.backends.triton.loops import LoopRunner
+from ostinato.backends.triton.notes import TO_DEVICE, TO_HOST, Notes
 from ostinato.backends.triton.slices import is_elementwise
 from ostinato.backends.triton.tensors import RULES, Reversed, as_tensor, default_device, plain, torch_dtype
-from ostinato.config import config
-from ostinato.errors import DeviceError, OstinatoError, OstinatoIndexError, OstinatoValueError, at
+from ostinato.errors import OstinatoError, OstinatoIndexError, OstinatoValueError, at
 from ostinato.graph import Graph, Node
 from ostinato.ops.leaf import CONSTANT
 from ostinato.ops.loop import ITEM, LOOP
@@ -43,27 +37,6 @@ _REMEMBERED = 256
 Instruction = tuple[Callable[..., Any], tuple[int, ...], int]
 
 
-class Notes:
-    """What a function did on the device, for its report.
-
-    Attributes
-    ----------
-    kernels : descriptions of the kernels of its loops.
-    stepped : why a loop runs step by step, by the loop.
-    called_out : ops that NumPy computes, on arrays that go to the host and back.
-    transfers : how many arrays went which way.
-    seconds : spent on making kernels, by stage.
-    """
-
-    def __init__(self) -> None:
-        self.kernels: dict[str, int] = {}
-        self.stepped: dict[str, str] = {}
-        self.called_out: set[str] = set()
-        self.transfers: Counter[str] = Counter()
-        self.seconds: Counter[str] = Counter()
-        self.texts: dict[str, None] = {}
-
-
 class Program:
     """A Graph as instructions over numbered slots, run on the device."""
 
@@ -79,7 +52,7 @@ class Program:
         last: dict[int, int] = {}
         for node in self.nodes:
             if node.op is CONSTANT:
-                self.template[slot[node]] = _constant(node)
+                self.template[slot[node]] = _constant(node, notes)
             elif node not in set(graph.params):
                 inputs = tuple([slot[i] for i in node.inputs])
                 last.update(dict.fromkeys(inputs, len(self.code)))
@@ -193,7 +166,7 @@ class _Operation:
             return self._called_out(inputs)
         keep = self.node.op.name == "subtensor"
         arrays = [
-            x if keep and isinstance(x, Reversed) else _on_device(x, i.type.dtype)
+            x if keep and isinstance(x, Reversed) else on_device(x, i.type.dtype)
             for x, i in zip(inputs[: self.n_arrays], self.node.inputs, strict=False)
         ]
         try:
@@ -211,12 +184,37 @@ class _Operation:
         return to_device(result, self.notes)
 
 
-@lru_cache(maxsize=1024)
+# Numbers as tensors, which every call would copy to the device again; and where they lie, since nobody else may.
+_SCALARS: dict[Any, torch.Tensor] = {}
+_SCALAR_PLACES: set[int] = set()
+_MOST_SCALARS = 1024
+
+
 def _scalar(value: Any, dtype: str, device: torch.device) -> torch.Tensor:
-    return torch.tensor(value, dtype=torch_dtype(dtype), device=device)
+    key = (repr(value), dtype, device)
+    found = _SCALARS.get(key)
+    if found is None:
+        if len(_SCALARS) >= _MOST_SCALARS:
+            _SCALARS.clear()
+            _SCALAR_PLACES.clear()
+        found = torch.tensor(value, dtype=torch_dtype(dtype), device=device)
+        _SCALAR_PLACES.add(place_of(found))
+        _SCALARS[key] = found
+    return found
 
 
-def _on_device(value: Any, dtype: str) -> torch.Tensor:
+def place_of(tensor: torch.Tensor) -> int:
+    """What tells which memory a tensor lies in."""
+    return int(tensor.untyped_storage()._cdata)
+
+
+def is_kept(tensor: torch.Tensor) -> bool:
+    """Whether a tensor is one of a number, that others read too."""
+    return place_of(tensor) in _SCALAR_PLACES
+
+
+def on_device(value: Any, dtype: str) -> torch.Tensor:
+    """A value of any kind as a tensor on the device, to be read only."""
     if isinstance(value, torch.Tensor):
         return value
     if isinstance(value, Reversed):
@@ -226,16 +224,16 @@ def _on_device(value: Any, dtype: str) -> torch.Tensor:
     return as_tensor(value, dtype)
 
 
-def _constant(node: Node) -> Any:
+def _constant(node: Node, notes: Notes) -> Any:
     array = node.params[0].array
-    return array[()] if array.ndim == 0 else as_tensor(array, node.type.dtype)
+    return array[()] if array.ndim == 0 else to_device(array, notes)
 
 
 def to_host(value: Any, notes: Notes) -> Any:
     """A value as NumPy's."""
     if not isinstance(value, (torch.Tensor, Reversed)):
         return value
-    notes.transfers["to the host"] += 1
+    notes.transfers[TO_HOST] += 1
     array = plain(value).detach().cpu().numpy()
     return array[()] if array.ndim == 0 else array
 
@@ -247,107 +245,5 @@ def to_device(value: Any, notes: Notes) -> Any:
     array = np.asarray(value)
     if array.ndim == 0 and array.dtype.kind in "iub":
         return array[()]
-    notes.transfers["to the device"] += 1
+    notes.transfers[TO_DEVICE] += 1
     return as_tensor(array, array.dtype.name)
-
-
-class DeviceExecutable:
-    """A Graph compiled for the device.
-
-    Called with arrays of NumPy or tensors, it returns tensors if `tensors`, else arrays of NumPy.
-    """
-
-    takes_tensors = True
-
-    def __init__(self, graph: Graph, tensors: bool) -> None:
-        self._graph, self.tensors, self.notes = graph, tensors, Notes()
-        self._precision = config.gpu_precision
-        start = time.perf_counter()
-        default_device()
-        self._program = Program(graph, self.notes)
-        self.notes.seconds["plan"] += time.perf_counter() - start
-        self._lock = threading.RLock()
-
-    def __call__(self, values: Sequence[Any]) -> list[Any]:
-        with config.change_flags(gpu_precision=self._precision):
-            given = [to_device(v, self.notes) if not isinstance(v, torch.Tensor) else _scalar_to_host(v) for v in values]
-            results = self._program.run(given)
-        types = self._graph.result_types
-        if self.tensors or is_rehearsal():
-            taken = {_place(t) for t in given if isinstance(t, torch.Tensor)}
-            return [_own(_on_device(r, t.dtype), taken) for r, t in zip(results, types, strict=True)]
-        return [np.asarray(to_host(r, self.notes)) for r in results]
-
-    @property
-    def compilations(self) -> int:
-        """How many different kernels its loops have become so far."""
-        return len(self.notes.kernels)
-
-    @property
-    def report(self) -> Report:
-        """What was done so far; kernels are made when a loop meets the shapes of its arrays."""
-        notes = self.notes
-        lines = [f"Loop {text}." for text in notes.kernels]
-        lines += [f"Loop {name} runs step by step on the device: {why}." for name, why in sorted(notes.stepped.items())]
-        moved = ", ".join(f"{n} {way}" for way, n in sorted(notes.transfers.items())) or "none"
-        lines.append(f"Arrays moved: {moved}; none within a kernel.")
-        device = "Triton's interpreter" if is_interpreted() else torch.cuda.get_device_name()
-        return Report(
-            f"compiled for {device}, each loop as one kernel",
-            dict(notes.seconds),
-            {"triton": lambda: "\n".join(notes.texts)},
-            sorted(notes.called_out),
-            note="\n".join(lines),
-        )
-
-
-def _scalar_to_host(value: torch.Tensor) -> Any:
-    """Integer scalars are wanted on the host."""
-    if value.ndim == 0 and not value.is_floating_point():
-        return value.cpu().numpy()[()]
-    return value
-
-
-def _place(tensor: torch.Tensor) -> int:
-    return tensor.untyped_storage()._cdata
-
-
-def _own(result: torch.Tensor, taken: set[int]) -> torch.Tensor:
-    """A result that shares memory with nothing else and is contiguous."""
-    place = _place(result)
-    if place in taken or not result.is_contiguous():
-        result = result.clone(memory_format=torch.contiguous_format)
-    taken.add(_place(result))
-    return result
-
-
-def adopt(value: Any, type_: TensorType, what: str) -> torch.Tensor:
-    """A tensor, or anything that speaks DLPack, as an argument; nothing is copied if it lies on the device.
-
-    Raises
-    ------
-    OstinatoTypeError
-        If dtype or number of dimensions are not those of the input.
-    """
-    from ostinato.errors import OstinatoTypeError
-
-    tensor = value if isinstance(value, torch.Tensor) else torch.from_dlpack(value)
-    dtype = str(tensor.dtype).removeprefix("torch.")
-    sizes = list(zip(type_.shape, tensor.shape, strict=False))
-    if dtype != type_.dtype or tensor.ndim != type_.ndim or any(w not in (None, g) for w, g in sizes):
-        raise OstinatoTypeError(f"{what}: expected {type_}, got a tensor of {dtype} and shape {tuple(tensor.shape)}")
-    return tensor.detach().to(default_device())
-
-
-def compile_graph(graph: Graph) -> DeviceExecutable:
-    """The Graph as a callable from arrays, one per param, to arrays of NumPy, one per result."""
-    return DeviceExecutable(_checked(graph), tensors=False)
-
-
-def _checked(graph: Graph) -> Graph:
-    if not is_interpreted() and not is_rehearsal() and not torch.cuda.is_available():
-        raise DeviceError(
-            "there is no GPU that torch can use; give device='cpu', or set TRITON_INTERPRET=1 before triton is "
-            "imported to have kernels interpreted, which is for tests and very slow"
-        )
-    return graph
