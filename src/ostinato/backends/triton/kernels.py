@@ -13,7 +13,7 @@ from functools import lru_cache
 from types import ModuleType
 from typing import Any
 
-from ostinato.backends.triton.emit import Access, Kernel
+from ostinato.backends.triton.emit import Kernel
 
 _MADE: dict[str, Any] = {}
 _LOCK = threading.Lock()
