@@ -167,7 +167,10 @@ class Emitter:
         elif whole > 1:
             blocks[main] = max(1, min(32, 2048 // whole))
         else:
-            blocks[main] = 32 if main.size <= 1 << 16 else 128
+            lanes = 32 if main.size <= 1 << 16 else 128
+            for axis in dict.fromkeys([main, *reversed(parallel)]):
+                blocks[axis] = min(axis.padded, lanes)
+                lanes //= blocks[axis]
         return blocks
 
     def _choose_spread(self, rows: Axis) -> dict[Axis, int] | None:
