@@ -169,7 +169,7 @@ class Emitter:
         else:
             lanes = 32 if main.size <= 1 << 16 else 128
             for axis in dict.fromkeys([main, *reversed(parallel)]):
-                blocks[axis] = min(axis.padded, lanes)
+                blocks[axis] = lanes if len(parallel) == 1 else min(axis.padded, lanes)
                 lanes //= blocks[axis]
         return blocks
 
