@@ -32,6 +32,7 @@ from ostinato.types import TensorType
 from ostinato.values import as_variable, convert, fit, is_ready
 from ostinato.verify import verify
 
+
 class In:
     """An input of a function with a name, a default value or its own rule for conversion.
 

@@ -229,6 +229,3 @@ def division(steps: int, lanes: int) -> tuple[int, int]:
     if best is None:
         best = min(range(wanted - (1 << 12), wanted + 1), key=lambda c: (steps % c, -c))
     return best, steps // best
-
-
-

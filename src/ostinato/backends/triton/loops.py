@@ -12,8 +12,9 @@ import numpy as np
 import torch
 
 from ostinato.backends.triton.affine import LEAST_STEPS, MOST_LANES, Phases, division, phases
-from ostinato.backends.triton.emit import Access, Emitter, Kernel
+from ostinato.backends.triton.emit import Emitter
 from ostinato.backends.triton.kernels import is_interpreted, launch, processors
+from ostinato.backends.triton.layout import Access, Kernel
 from ostinato.backends.triton.notes import TO_HOST
 from ostinato.backends.triton.specialise import specialised_spec, uniform
 from ostinato.backends.triton.split import split_loop
@@ -58,7 +59,11 @@ class LoopRunner:
     def __call__(self, *inputs: Any) -> tuple[Any, ...]:
         given = split(self.spec, inputs)
         rows = [tuple(np.shape(s) if isinstance(s, np.generic) else s.shape)[1:] for s in given.sequences]
-        shapes = [(), *rows, *[tuple(np.shape(x)) if not hasattr(x, "shape") else tuple(x.shape) for x in inputs[1 + len(rows) :]]]
+        shapes = [
+            (),
+            *rows,
+            *[tuple(np.shape(x)) if not hasattr(x, "shape") else tuple(x.shape) for x in inputs[1 + len(rows) :]],
+        ]
         known: list[Any] = [None] * (1 + len(rows) + len(given.carries))
         known += [
             int(x) if w and not isinstance(x, (torch.Tensor, Reversed)) else u

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ostinato.backends.triton.emit import Kernel
+    from ostinato.backends.triton.layout import Kernel
 
 TO_HOST, TO_DEVICE = "to the host", "to the device"
 

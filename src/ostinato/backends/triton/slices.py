@@ -206,7 +206,10 @@ def joined(node: Node) -> Any:
         return None
     parts.sort(key=lambda part: part[0].start)
     ends = [0, *[r.stop for r, _ in parts]]
-    if any(r.step != 1 or r.start != end for (r, _), end in zip(parts, ends, strict=False)) or ends[-1] != node.type.shape[-1]:
+    if (
+        any(r.step != 1 or r.start != end for (r, _), end in zip(parts, ends, strict=False))
+        or ends[-1] != node.type.shape[-1]
+    ):
         return None
     return make(CONCATENATE, tuple([p for _, p in parts]), (node.type.ndim - 1,))
 
@@ -221,5 +224,3 @@ def split_product(node: Node) -> Any:
     b = node.inputs[1]
     products = [make(MATMUL, (p, sliced(b, [r, _all(b.type.shape[1])]))) for r, p in parts]
     return functools.reduce(operator.add, products)
-
-
