@@ -28,10 +28,13 @@ from ostinato.ops.op import OPS
 _RESIDENT = 200 * 1024
 # Elements of the largest tile.
 _LARGEST = 1 << 15
-# States of so many columns and more are shared out among programs, which exchange them at every step.
-_SPREAD_FROM = 128
-# What stands where nothing has been written yet: bits of a NaN that no arithmetic makes.
-UNWRITTEN = 0x7FDEAD01
+# States of so many columns and more, and those whose weights one program cannot hold, are shared out among
+# programs, which exchange their columns at every step.
+_SPREAD_FROM = 256
+# So many elements of the inner axis of a product go into one instruction of a kernel that exchanges columns.
+_INNER = 128
+# Up to so many rows a product is better computed without tensor cores, which take 16 at a time.
+_FEW_ROWS = 4
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,7 @@ class Kernel:
     sizes : per parallel axis its size and how many of it a program takes, last axis fastest.
     strided : names of the accesses whose strides come with each launch.
     exchanges : for programs that exchange parts at every step, the sizes of what they exchange, in the order of its
-        accesses: float32 as int32, `UNWRITTEN` beforehand.
+        accesses: float32, twice, for even and for odd steps.
     constants : arrays that the kernel reads beside the loop's own.
     """
 
@@ -138,6 +141,9 @@ class Emitter:
         self.constants: list[np.ndarray[Any, Any]] = []
         self.offsets: dict[Any, str] = {}
         self.exchanged: dict[Node, Access] = {}
+        self.offered: dict[Node, int] = {}
+        self.gathered: dict[Node, list[str]] = {}
+        self.waits = 0
         self.spread: Axis | None = None
         self.products = {n for n in spec.body.nodes() if self._by_tensor_cores(n)}
         self.uses_dot = bool(self.products)
@@ -167,11 +173,11 @@ class Emitter:
     def _choose_spread(self, rows: Axis) -> dict[Axis, int] | None:
         """Blocks of rows and of columns where the state is shared out along the axis of its products too."""
         axis = self.axes.to_be_spread(self.spec)
-        if axis is None or axis.size < _SPREAD_FROM:
+        if axis is None or (self._resident() and axis.size < _SPREAD_FROM):
             return None
-        narrow = 32 if axis.size <= 128 else 16
-        for columns in dict.fromkeys((narrow, 32, 64)):
-            for block in (16, 32, 64):
+        few = rows.size <= _FEW_ROWS
+        for columns in (8, 16) if few else (16, 32, 64):
+            for block in (rows.padded,) if few else (16, 32, 64):
                 if -(-rows.size // block) * -(-axis.size // columns) <= self.processors:
                     axis.kind, axis.spread, self.spread = "parallel", True, axis
                     return {rows: block, axis: columns}
@@ -207,7 +213,7 @@ class Emitter:
             default=1,
         )
         if self.spread:
-            return 8
+            return 8 if self._by_rows() or max(self.blocks.values()) > 32 else 4
         if self.uses_dot:
             widest = max((a.padded for a in self.axes.all if a.kind == "local"), default=1)
             return max(4, min(16, widest // 8))  # tensor cores make 8 columns at a time
@@ -247,6 +253,7 @@ class Emitter:
         params = [a.name for a in self.accesses]
         params += [f"{a.name}_{s}" for a in self.accesses for s in a.strides(self.strided)]
         params += [f"n{a.number}" for a, _ in sizes]
+        params += ["arrivals"] if self.spread else []
         params += ["status", "T", "FIRST", "ZERO"] if self.spec.has_until else ["T", "FIRST", "ZERO"]
         head = ["import triton", "import triton.language as tl"]
         head += [scalars.INTERPRETED] if self.interpreted else ["from triton.language.extra import libdevice"]
@@ -256,6 +263,8 @@ class Emitter:
             head.append(_PRODUCT_OF)
         lines = [*head, "", "", '@triton.jit(do_not_specialize=["T", "FIRST"])', f"def loop({', '.join(params)}):"]
         body = [*self._places(sizes), *self.before]
+        if self.spread:
+            body.insert(0, f"WAITS = {self.waits}")
         return "\n".join([*lines, *["    " + line for line in [*body, *self.inside]]]) + "\n"
 
     def _places(self, sizes: Sequence[tuple[Axis, int]]) -> list[str]:
@@ -271,12 +280,7 @@ class Emitter:
             if k:
                 lines.append(f"rest = rest // tl.cdiv({n}, {block})")
         if self.spread:
-            parts, inner = self._inner()
-            lines.append(
-                f"inner = tl.arange(0, {parts})[:, None] * {inner} + tl.arange(0, {inner})[None, :]"
-                if parts > 1
-                else f"inner = tl.arange(0, {inner})"
-            )
+            lines.append(f"inner = tl.arange(0, {self._chunk()})")
         for a in self.axes.all:
             if a.kind == "local":
                 lines.append(f"i{a.number} = tl.arange(0, {a.padded})")
@@ -317,8 +321,8 @@ class Emitter:
                 if kind == "invariant" and self._is_weight(node) and not self._resident():
                     self.values[node] = Value(self.axes.of(node), access)
                 elif kind == "invariant" and self._is_weight(node) and self.spread:
-                    tile = np.array(self._columns(access, node), object).reshape(())
-                    self.values[node] = Value(self.axes.of(node), tile)
+                    parts = np.array([self._columns(access, node, start) for start in self._chunks()], object)
+                    self.values[node] = Value(self.axes.of(node), parts)
                 else:
                     self.values[node] = self._loaded(access, node)
         for number, node in enumerate(body.sequences):
@@ -331,6 +335,8 @@ class Emitter:
     def _resident(self) -> bool:
         """Whether a program can hold all the matrices that its steps read."""
         width = {"bf16": 2, "tf32": 4, "ieee": 8}[self.precision]
+        if self.spread and self._by_rows():
+            width = 4
         weights = [w for w in self.body.invariants if self._is_weight(w)]
         if self.spread:
             return len(weights) * self.spread.padded * self.blocks[self.spread] * width <= _RESIDENT
@@ -408,8 +414,8 @@ class Emitter:
         for node in self._order():
             if node not in self.values:
                 self.values[node] = self._emitted(node)
-            if node in self.exchanged:
-                self._offer(node)
+            for offered in self._to_be_offered(node):
+                self._offer(offered)
         self._record()
         self._advance(names)
         if until:
@@ -786,9 +792,9 @@ class Emitter:
 
     # ---- exchange between programs ----
     #
-    # A program writes its part of an array into a slot of this step, and reads the whole of it. Slots hold
-    # `UNWRITTEN` beforehand: who finds that reads again. So an element is its own sign that it is there,
-    # and no barrier is needed. All programs must run at the same time.
+    # A program writes its part of an array into a slot, waits until all programs with the same rows have, and reads
+    # the whole of it. There are two slots, for even and for odd steps: who is a step ahead writes to the other one,
+    # and nobody is two steps ahead. All programs must run at the same time.
 
     def _is_exchanged_sum(self, node: Node) -> bool:
         return bool(self.spread) and node.op.name in _REDUCTIONS and self.spread in self.axes.of(node.inputs[0])
@@ -805,68 +811,110 @@ class Emitter:
             self.accesses.append(self.exchanged[node])
 
     def _offer(self, node: Node) -> None:
-        """Write the program's own columns for the others."""
+        """Write the program's own columns, or what it makes of them, for the others."""
         access = self.exchanged[node]
-        if access.kind == "exchange":
+        self.offered[node] = self.waits
+        if access.kind == "partial":
+            self._offer_partial(node, access)
+        else:
             place, mask = self._place(access, self.axes.of(node), ())
             tile = self.typed(self.values[node], (), "float32")
-            bits = f"({tile}).to(tl.int32, bitcast=True)"
-            self.lines.append(f"tl.store({access.name} + at * {access.name}_t{place}, {bits}, mask={mask})")
+            self.lines.append(f"tl.store({self._slot(access)}{place}, {tile}, mask={mask})")
 
-    def _inner(self) -> tuple[int, int]:
-        """In how many parts, each of how many elements, the inner axis of a product is taken: one part per warp."""
+    def _to_be_offered(self, node: Node) -> list[Node]:
+        """What is exchanged and known as soon as a node is."""
+        found = [node] if node in self.exchanged and self.exchanged[node].kind == "exchange" else []
+        sums = [n for n, a in self.exchanged.items() if a.kind == "partial" and n.inputs[0] is node]
+        return found + sums
+
+    def _offer_partial(self, node: Node, access: Access) -> None:
+        x, axis = node.inputs[0], self.spread
+        assert axis is not None
+        own = self._reduced_tile(self.values[x], (), node.params[0], node.op.name, "float32", masked=True)
+        rows = self.axes.of(x)[0].number
+        place = f"{self._slot(access)} + b{axis.number} * {access.name}_s0 + i{rows} * {access.name}_s1"
+        self.lines.append(f"tl.store({place}, {own}, mask=m{rows})")
+
+    def _slot(self, access: Access) -> str:
+        return f"{access.name} + (at % 2) * {access.name}_t"
+
+    def _wait_for(self, node: Node) -> None:
+        """Until all programs with the same rows have offered their parts of a node."""
+        if self.waits > self.offered[node]:
+            return
+        self.waits += 1
+        rows = next(a.number for a in self.axes.parallel if a.rows)
         assert self.spread is not None
-        parts = 1 if self._parts_rows() >= 64 else max(1, min(8, self.spread.padded // 32))
-        return parts, self.spread.padded // parts
+        columns = -(-self.spread.size // self.blocks[self.spread])
+        arrived = f"arrivals + b{rows}"
+        self.lines += [
+            "tl.debug_barrier()",
+            f'tl.atomic_add({arrived}, 1, sem="release", scope="gpu")',
+            f'while tl.atomic_add({arrived}, 0, sem="acquire", scope="gpu") < (at * WAITS + {self.waits}) * {columns}:',
+            "    pass",
+            "tl.debug_barrier()",
+        ]
 
-    def _parts_rows(self) -> int:
-        return next(block for axis, block in self.blocks.items() if axis.rows)
+    def _chunks(self) -> range:
+        """Where the parts begin in which the inner axis of a product is taken."""
+        assert self.spread is not None
+        return range(0, self.spread.padded, self._chunk())
 
-    def _read(self, pointer: str, mask: str) -> str:
-        """All that programs offer, as soon as it is there."""
-        got = f"got{next(self.count)}"
-        load = f"{got} = tl.load({pointer}, mask={mask}, other=0, volatile=True)"
-        waiting = f"tl.max(({got} == {UNWRITTEN}).to(tl.int32))"  # over all of the tile
-        self.lines += [load, f"while {waiting} > 0:", f"    {load}"]
-        return self.put(f"{got}.to(tl.float32, bitcast=True)")
+    def _chunk(self) -> int:
+        assert self.spread is not None
+        return self.spread.padded if self._by_rows() else min(_INNER, self.spread.padded)
 
-    def _gathered(self, node: Node) -> str:
-        """All columns of an exchanged array, in parts: (parts, rows, columns of a part)."""
-        key = ("gathered", node)
-        if key not in self.offsets:
+    def _by_rows(self) -> bool:
+        """Whether products are computed row by row, without tensor cores."""
+        return next(block for axis, block in self.blocks.items() if axis.rows) <= _FEW_ROWS
+
+    def _gathered(self, node: Node) -> list[str]:
+        """All columns of an exchanged array, in parts."""
+        if node not in self.gathered:
             access, axis = self.exchanged[node], self.spread
             rows = self.axes.of(node)[0].number
             assert axis is not None
-            place = f"o{next(self.count)}"
-            row, inner = ("[None, :, None]", "[:, None, :]") if self._inner()[0] > 1 else ("[:, None]", "[None, :]")
-            self.before.append(f"{place} = i{rows}{row} * {access.name}_s0 + inner{inner} * {access.name}_s1")
-            mask = f"m{rows}{row} & (inner{inner} < {axis.size})"
-            self.offsets[key] = self._read(f"{access.name} + at * {access.name}_t + {place}", mask)
-        return self.offsets[key]
+            self._wait_for(node)
+            row, inner = ("[:, None, None]", "[None, None, :]") if self._by_rows() else ("[:, None]", "[None, :]")
+            self.gathered[node] = []
+            for start in self._chunks():
+                place = f"i{rows}{row} * {access.name}_s0 + (inner{inner} + {start}) * {access.name}_s1"
+                mask = f"m{rows}{row} & (inner{inner} + {start} < {axis.size})"
+                pointer = f"{self._slot(access)} + {place}"
+                self.gathered[node].append(self._read(pointer, mask))
+        return self.gathered[node]
 
-    def _columns(self, access: Access, node: Node, at: str = "") -> str:
-        """The program's columns of a matrix, in parts: (parts, rows of a part, columns)."""
+    def _read(self, pointer: str, mask: str) -> str:
+        """What programs have written, past the cache that multiprocessors have of their own."""
+        return self.put(f'tl.load({pointer}, mask={mask}, other=0, cache_modifier=".cg")')
+
+    def _columns(self, access: Access, node: Node, start: int, at: str = "") -> str:
+        """The program's columns of a matrix, of which a part of the rows: (rows, columns), or (1, columns, rows)."""
         axis = self.spread
         assert axis is not None
-        key = ("columns", node)
-        own, inner = ("[None, None, :]", "[:, :, None]") if self._inner()[0] > 1 else ("[None, :]", "[:, None]")
+        own, inner = ("[None, :, None]", "[None, None, :]") if self._by_rows() else ("[None, :]", "[:, None]")
+        key = ("columns", node, start)
         if key not in self.offsets:
             self.offsets[key] = f"o{next(self.count)}"
-            place = f"inner{inner} * {access.name}_s0 + i{axis.number}{own} * {access.name}_s1"
+            place = f"(inner{inner} + {start}) * {access.name}_s0 + i{axis.number}{own} * {access.name}_s1"
             self.before.append(f"{self.offsets[key]} = {place}")
-        mask = f"(inner{inner} < {axis.size}) & m{axis.number}{own}"
+        mask = f"(inner{inner} + {start} < {axis.size}) & m{axis.number}{own}"
         loaded = f"tl.load({access.name}{at} + {self.offsets[key]}, mask={mask}, other=0)"
-        return self.put(loaded + (".to(tl.bfloat16)" if self.precision == "bf16" else ""), "w")
+        narrow = self.precision == "bf16" and not self._by_rows()
+        return self.put(loaded + (".to(tl.bfloat16)" if narrow else ""), "w")
 
     def _exchanged_product(self, node: Node) -> Value:
         a, b = node.inputs
-        x, held = self._gathered(a), self.values[b].tiles
-        w = self._columns(held, b, " + at * ZERO") if isinstance(held, Access) else held[()]
-        if self.precision == "bf16":
-            parts = self.put(f"tl.dot({x}.to(tl.bfloat16), {w})")
-        else:
-            parts = self.put(f'tl.dot({x}, {w}, input_precision="{self._dot_precision()}")')
-        total = parts if self._inner()[0] == 1 else self.put(f"tl.sum({parts}, axis=0)")
+        held, total = self.values[b].tiles, ""
+        for k, (start, x) in enumerate(zip(self._chunks(), self._gathered(a), strict=True)):
+            w = self._columns(held, b, start, " + at * ZERO") if isinstance(held, Access) else held[k]
+            if self._by_rows():
+                total = self.put(f"tl.sum({x} * {w}, axis=2)")
+            elif self.precision == "bf16":
+                total = self.put(f"tl.dot({x}.to(tl.bfloat16), {w}{', ' + total if total else ''})")
+            else:
+                more = f", {total}" if total else ""
+                total = self.put(f'tl.dot({x}, {w}{more}, input_precision="{self._dot_precision()}")')
         return Value(self.axes.of(node), np.array(total, object).reshape(()))
 
     def _exchanged_sum(self, node: Node) -> Value:
@@ -875,10 +923,8 @@ class Emitter:
         assert axis is not None
         name, x = node.op.name, node.inputs[0]
         rows, columns = self.axes.of(x)[0].number, -(-axis.size // self.blocks[axis])
-        own = self._reduced_tile(self.values[x], (), node.params[0], name, "float32", masked=True)
-        slot = f"{access.name} + at * {access.name}_t"
-        bits = f"({own}).to(tl.int32, bitcast=True)"
-        self.lines.append(f"tl.store({slot} + b{axis.number} * {access.name}_s0 + i{rows} * {access.name}_s1, {bits}, mask=m{rows})")
+        self._wait_for(node)
+        slot = self._slot(access)
         others = f"tl.arange(0, {1 << (columns - 1).bit_length()})[:, None]"
         pointer = f"{slot} + {others} * {access.name}_s0 + i{rows}[None, :] * {access.name}_s1"
         there = f"({others} < {columns})"

@@ -81,7 +81,14 @@ def _module(text: str) -> ModuleType:
     return module
 
 
-def launch(kernel: Kernel, arrays: Sequence[tuple[Any, int]], status: Any, steps: int, first: int = 0) -> Any:
+def launch(
+    kernel: Kernel,
+    arrays: Sequence[tuple[Any, int]],
+    status: Any,
+    steps: int,
+    first: int = 0,
+    arrivals: Any = None,
+) -> Any:
     """Run a kernel.
 
     Parameters
@@ -101,7 +108,8 @@ def launch(kernel: Kernel, arrays: Sequence[tuple[Any, int]], status: Any, steps
         if access.name in kernel.strided:
             strides += tensor.stride()[access.stepped :]
     sizes = [axis.size for axis, _ in kernel.sizes]
-    extra = [status] if kernel.has_until else []
+    extra = [arrivals] if kernel.exchanges else []
+    extra += [status] if kernel.has_until else []
     arguments = [*[t for t, _ in arrays], *strides, *sizes, *extra, steps, first, 0]
     if (listed := _REHEARSAL.get()) is not None:
         listed.append((kernel, arguments))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from ostinato.backends.triton.emit import UNWRITTEN, Access, Emitter, Kernel
+from ostinato.backends.triton.emit import Access, Emitter, Kernel
 from ostinato.backends.triton.kernels import is_interpreted, launch, processors
 from ostinato.backends.triton.notes import TO_HOST
 from ostinato.backends.triton.specialise import specialised_spec, uniform
@@ -26,8 +26,8 @@ from ostinato.ops.movement import CONCATENATE
 if TYPE_CHECKING:
     from ostinato.backends.triton.run import Notes, Program
 
-# Memory for what programs exchange in one launch.
-_EXCHANGE_BYTES = 1 << 28
+# One launch makes so many steps at most; a kernel counts them with 32 bits.
+_LONGEST = 1 << 30
 
 # A loop that stops by a condition makes so many steps, then twice as many, between looks at how far it is.
 _FIRST_STEPS = 1024
@@ -176,16 +176,15 @@ class _KernelRunner:
             return (*given.carries, *outputs, np.int64(0))
         carries, done = given.carries, 0
         while done < steps:
-            block = min(steps - done, self._longest())
+            block = min(steps - done, _LONGEST)
             finals = [_empty(c.type.shape, c.type.dtype) for c in self.body.carries]
             self._launch(given, carries, done, finals, [y[done:] for y in outputs], None, block)
             carries, done = finals, done + block
         return (*carries, *outputs, np.int64(steps))
 
-    def _longest(self) -> int:
-        """How many steps one launch makes at most: what programs exchange takes memory for each."""
-        per_step = sum(a * b for a, b in self.kernel.exchanges) * 4
-        return max(1, _EXCHANGE_BYTES // per_step) if per_step else 1 << 30
+    def _groups(self) -> int:
+        """How many groups of programs with the same rows there are."""
+        return next(-(-axis.size // block) for axis, block in self.kernel.sizes if axis.rows)
 
     def _outputs(self, steps: int) -> list[torch.Tensor]:
         """Memory for the rows of the outputs."""
@@ -209,8 +208,8 @@ class _KernelRunner:
         }  # fmt: skip
         types = {"carry": self.body.carries, "invariant": self.body.invariants}
         arrays: list[tuple[Any, int]] = []
-        shapes = [(steps, *shape) for shape in self.kernel.exchanges]
-        slots = [torch.full(s, UNWRITTEN, dtype=torch.int32, device=default_device()) for s in shapes]
+        slots = [_empty((2, *shape), "float32") for shape in self.kernel.exchanges]
+        arrivals = torch.zeros(self._groups(), dtype=torch.int64, device=default_device()) if slots else None
         sources |= {"exchange": slots, "partial": slots}
         for access in self.kernel.accesses:
             value = sources[access.kind][access.number]
@@ -220,7 +219,7 @@ class _KernelRunner:
         pairs = zip(self.kernel.accesses, arrays, strict=True)
         kernel = self._kernel(frozenset([a.name for a, (x, _) in pairs if not _has_contiguous_rows(a, x)]))
         with self.notes.launching(self.name, kernel) as compiled:
-            compiled.append(launch(kernel, arrays, status, steps, first))
+            compiled.append(launch(kernel, arrays, status, steps, first, arrivals))
 
     def _until(self, given: Any, limit: int) -> tuple[Any, ...]:
         """In blocks of steps: the state stays on the device, and the host looks after each how far it is."""

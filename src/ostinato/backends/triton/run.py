@@ -122,7 +122,7 @@ class _Steady:
     def see(self, k: int, found: Any, slots: list[Any]) -> None:
         """An instruction was executed."""
         function, inputs, out = self.program.code[k]
-        sized = getattr(function, "sized_by", tuple)(inputs)
+        sized = function.sized_by(inputs) if hasattr(function, "sized_by") else ()
         steady = all(i in self.steady for i in inputs) and not getattr(function, "has_until", False)
         steady = steady and not any(isinstance(slots[i], torch.Tensor) for i in sized)
         if steady:
