@@ -113,6 +113,8 @@ class _Split:
             alone = alone and carry not in body.next_carries and body.next_carries.count(value) == 1
             if added is not None and alone and carry.type.is_float and added.type == carry.type:
                 found[k] = added
+                # A sum of several terms is none of the body's own nodes.
+                self.bound = self.bound | dependents([added], {body.t, *body.sequences, *body.carries})
         return found
 
     # ---- after the loop ----
