@@ -12,7 +12,8 @@ import torch
 from ostinato.backends import Report
 from ostinato.backends.reference import Interpreter
 from ostinato.backends.triton.kernels import is_interpreted, is_rehearsal
-from ostinato.backends.triton.notes import TO_DEVICE, TO_HOST, Notes
+from ostinato.backends.triton.notes import TO_DEVICE, Notes
+from ostinato.backends.triton.replay import Replay
 from ostinato.backends.triton.run import Program, is_kept, on_device, place_of, to_device, to_host
 from ostinato.backends.triton.tensors import default_device, torch_dtype
 from ostinato.config import config
@@ -33,6 +34,7 @@ class DeviceExecutable:
         self._precision = config.gpu_precision
         start = time.perf_counter()
         self._program = Program(graph, self.notes)
+        self._replay = Replay(self._program, graph)
         self.notes.seconds["plan"] += time.perf_counter() - start
         # The constants are tensors that every call reads.
         self._constants = {place_of(x) for x in self._program.template if isinstance(x, torch.Tensor)}
@@ -64,7 +66,7 @@ class DeviceExecutable:
         self.notes.calls += 1
         with config.change_flags(gpu_precision=self._precision):
             try:
-                return self._program.run(values)
+                return self._replay.run(values)
             except OstinatoError:
                 if not is_rehearsal():
                     Interpreter(self._graph)([to_host(v, self.notes) for v in values])

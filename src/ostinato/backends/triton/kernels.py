@@ -13,7 +13,7 @@ from functools import lru_cache
 from types import ModuleType
 from typing import Any
 
-from ostinato.backends.triton.emit import Access, Kernel
+from ostinato.backends.triton.emit import Kernel
 from ostinato.backends.triton.unsplit import UnsplitError
 
 _MADE: dict[str, Any] = {}
@@ -83,12 +83,7 @@ def _module(text: str) -> ModuleType:
 
 
 def launch(
-    kernel: Kernel,
-    arrays: Sequence[tuple[Any, int]],
-    status: Any,
-    steps: int,
-    first: int = 0,
-    arrivals: Any = None,
+    kernel: Kernel, arrays: Sequence[tuple[Any, int]], status: Any, steps: int, first: int = 0, arrivals: Any = None
 ) -> Any:
     """Run a kernel.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from ostinato.backends.triton.affine import LEAST_STEPS, MOST_LANES, Phases, division, phases
 from ostinato.backends.triton.emit import Access, Emitter, Kernel
 from ostinato.backends.triton.kernels import is_interpreted, launch, processors
 from ostinato.backends.triton.notes import TO_HOST
@@ -22,6 +24,7 @@ from ostinato.errors import ShapeError
 from ostinato.graph import Graph, Node, dependents
 from ostinato.ops.loop import LOOP, LoopSpec, body_of, item, split
 from ostinato.ops.movement import CONCATENATE
+from ostinato.types import TensorType
 
 if TYPE_CHECKING:
     from ostinato.backends.triton.run import Notes, Program
@@ -38,7 +41,8 @@ Runner = Callable[..., tuple[Any, ...]]
 class LoopRunner:
     """A Loop of a Graph: finds, for the shapes of a call, what to run."""
 
-    def __init__(self, node: Node, notes: Notes) -> None:
+    def __init__(self, node: Node, notes: Notes, chunk_major: bool = False) -> None:
+        self.chunk_major = chunk_major
         self.spec: LoopSpec = node.params[0]
         self.notes, self.name = notes, self.spec.name or "without a name"
         self.has_until = self.spec.has_until
@@ -77,7 +81,7 @@ class LoopRunner:
         start, before = time.perf_counter(), self.notes.seconds["emit"]
         try:
             graph = split_loop(specialised_spec(self.spec, shapes, known))
-            return _Around(graph, self.notes, self.name)
+            return _Around(graph, self.notes, self.name, self.chunk_major)
         except UnsplitError as error:
             return self._stepped(error)
         finally:
@@ -111,12 +115,15 @@ def _sizing(spec: LoopSpec) -> list[bool]:
 class _Around:
     """A split Loop: the Graph around its kernel, whose Loop is run by the kernel."""
 
-    def __init__(self, graph: Graph, notes: Notes, name: str) -> None:
+    def __init__(self, graph: Graph, notes: Notes, name: str, chunk_major: bool) -> None:
         from ostinato.backends.triton import run
 
         self.notes = notes
-        loops = [n for n in graph.nodes() if n.op is LOOP]
-        runners = {n: _KernelRunner(n.params[0], notes, name, _side_by_side(graph, n)) for n in loops}
+        runners: dict[Node, Any] = {}
+        for node in (n for n in graph.nodes() if n.op is LOOP):
+            whole = _KernelRunner(node.params[0], notes, name, _side_by_side(graph, node), chunk_major)
+            cut = phases(node.params[0]) if whole.lanes <= MOST_LANES else None
+            runners[node] = whole if cut is None else _CutRunner(cut, whole)
 
         class Around(run.Program):
             def _instruction(self, node: Node) -> Any:
@@ -148,10 +155,13 @@ class _KernelRunner:
     Parameters
     ----------
     groups : outputs whose rows are to lie side by side in memory.
+    chunk_major : whether what is recorded is to lie in memory as if steps were the second axis.
     """
 
-    def __init__(self, spec: LoopSpec, notes: Notes, name: str, groups: list[list[int]]) -> None:
-        self.spec, self.notes, self.groups = spec, notes, groups
+    def __init__(
+        self, spec: LoopSpec, notes: Notes, name: str, groups: list[list[int]], chunk_major: bool = False
+    ) -> None:
+        self.spec, self.notes, self.groups, self.chunk_major = spec, notes, groups, chunk_major
         self.name = name
         self.kernels: dict[frozenset[str], Kernel] = {}
         self.kernel = self._kernel(frozenset())
@@ -168,7 +178,13 @@ class _KernelRunner:
             self.notes.seconds["emit"] += time.perf_counter() - start
         return kernel
 
-    def __call__(self, *inputs: Any) -> tuple[Any, ...]:
+    @property
+    def lanes(self) -> int:
+        """How many elements there are that programs share out."""
+        return math.prod(axis.size for axis, _ in self.kernel.sizes)
+
+    def __call__(self, *inputs: Any, first: int = 0) -> tuple[Any, ...]:
+        """All results; `first` is the number of the first step."""
         given = split(self.spec, inputs)
         steps = int(given.trip_count)
         for x in given.sequences:
@@ -183,7 +199,7 @@ class _KernelRunner:
         while done < steps:
             block = min(steps - done, _LONGEST)
             finals = [_empty(c.type.shape, c.type.dtype) for c in self.body.carries]
-            self._launch(given, carries, done, finals, [y[done:] for y in outputs], None, block)
+            self._launch(given, carries, done, finals, [y[done:] for y in outputs], None, block, first)
             carries, done = finals, done + block
         return (*carries, *outputs, np.int64(steps))
 
@@ -199,13 +215,23 @@ class _KernelRunner:
             first = self.body.outputs[group[0]].type
             whole = _empty((steps, *first.shape[:-1], sum(widths)), first.dtype)
             found.update(zip(group, torch.split(whole, widths, dim=-1), strict=True))
-        return [
-            found[j] if j in found else _empty((steps, *y.type.shape), y.type.dtype)
-            for j, y in enumerate(self.body.outputs)
-        ]
+        return [found[j] if j in found else self._output(steps, y.type) for j, y in enumerate(self.body.outputs)]
+
+    def _output(self, steps: int, row: TensorType) -> torch.Tensor:
+        if self.chunk_major:
+            return _empty((row.shape[0], steps, *row.shape[1:]), row.dtype).transpose(0, 1)
+        return _empty((steps, *row.shape), row.dtype)
 
     def _launch(
-        self, given: Any, carries: Sequence[Any], first: int, finals: Any, outputs: Any, status: Any, steps: int
+        self,
+        given: Any,
+        carries: Sequence[Any],
+        done: int,
+        finals: Any,
+        outputs: Any,
+        status: Any,
+        steps: int,
+        first: int = 0,
     ) -> None:
         sources = {
             "carry": carries, "invariant": given.invariants, "constant": self.constants, "sequence": given.sequences,
@@ -220,11 +246,11 @@ class _KernelRunner:
             value = sources[access.kind][access.number]
             if access.kind in types:
                 value = _as_array(value, types[access.kind][access.number].type.dtype)
-            arrays.append(_rows(access, value, first))
+            arrays.append(_rows(access, value, done))
         pairs = zip(self.kernel.accesses, arrays, strict=True)
         kernel = self._kernel(frozenset([a.name for a, (x, _) in pairs if not _has_contiguous_rows(a, x)]))
         with self.notes.launching(self.name, kernel) as compiled:
-            compiled.append(launch(kernel, arrays, status, steps, first, arrivals))
+            compiled.append(launch(kernel, arrays, status, steps, first + done, arrivals))
 
     def _until(self, given: Any, limit: int) -> tuple[Any, ...]:
         """In blocks of steps: the state stays on the device, and the host looks after each how far it is."""
@@ -248,6 +274,78 @@ class _KernelRunner:
             for b, y in zip(blocks, self.body.outputs, strict=True)
         ]
         return (*carries, *rows, np.int64(done))
+
+
+class _CutRunner:
+    """A Loop whose state enters affinely: in chunks that run at the same time, if it makes many steps."""
+
+    def __init__(self, cut: Phases, whole: _KernelRunner) -> None:
+        self.cut, self.whole, self.notes = cut, whole, whole.notes
+        self.programs: tuple[Program, ...] = ()
+
+    def _made(self) -> tuple[Program, ...]:
+        """The programs of the phases; made when first needed, since the second is cut again."""
+        from ostinato.backends.triton import run
+
+        class ChunkMajor(run.Program):
+            def _instruction(self, node: Node) -> Any:
+                return LoopRunner(node, self.notes, True) if node.op is LOOP else super()._instruction(node)
+
+        if not self.programs:
+            cut = self.cut
+            self.programs = (
+                run.Program(cut.transfer, self.notes),
+                run.Program(cut.starts, self.notes),
+                ChunkMajor(cut.run, self.notes),
+            )
+        return self.programs
+
+    def __call__(self, *inputs: Any) -> tuple[Any, ...]:
+        given = split(self.whole.spec, inputs)
+        steps, affine = int(given.trip_count), self.cut.affine
+        if steps < LEAST_STEPS or any(x.shape[0] < steps for x in given.sequences):
+            return self.whole(*inputs)
+        chunks, length = division(steps, self.whole.lanes)
+        rows = [_in_chunks(x, chunks, length) for x in given.sequences]
+        sizes = (np.int64(length), np.int64(chunks))
+        transfer, starts, run = self._made()
+        moves = transfer.run((*sizes, *rows, *given.invariants))
+        found = starts.run((sizes[1], *moves, *[given.carries[k] for k in affine]))
+        ends, before = found[: len(affine)], found[len(affine) :]
+        states = self._states(given.carries, before, chunks)
+        results = run.run((*sizes, *rows, *states, *given.invariants))
+        c = len(given.carries)
+        finals = [
+            ends[affine.index(k)] if k in affine else _as_array(given.carries[k], str(x.dtype)[6:]) + x.sum(0)
+            for k, x in enumerate(results[:c])
+        ]
+        outputs = [y.transpose(0, 1).flatten(0, 1) for y in results[c:]]
+        return self._completed(given, finals, outputs, chunks * length, steps)
+
+    def _states(self, carries: Sequence[Any], before: Sequence[Any], chunks: int) -> list[Any]:
+        """Each chunk's own start: the state there, or nothing added up so far."""
+        found, types = [], self.whole.body.carries
+        for k, _ in enumerate(carries):
+            shape = (chunks, *types[k].type.shape)
+            zeros = torch.zeros(shape, dtype=torch_dtype(types[k].type.dtype), device=default_device())
+            found.append(before[self.cut.affine.index(k)] if k in self.cut.affine else zeros)
+        return found
+
+    def _completed(self, given: Any, finals: list[Any], outputs: list[Any], done: int, steps: int) -> tuple[Any, ...]:
+        """With the few steps that were left over."""
+        if done == steps:
+            return (*finals, *outputs, np.int64(steps))
+        rows = [(x.plain() if isinstance(x, Reversed) else x)[done:steps] for x in given.sequences]
+        rest = self.whole(np.int64(steps - done), *rows, *finals, *given.invariants, first=done)
+        c = len(finals)
+        joined = [torch.cat(pair) for pair in zip(outputs, rest[c:-1], strict=True)]
+        return (*rest[:c], *joined, np.int64(steps))
+
+
+def _in_chunks(x: Any, chunks: int, length: int) -> torch.Tensor:
+    """Rows of a sequence as (steps of a chunk, chunks, ...)."""
+    whole = x.plain() if isinstance(x, Reversed) else x
+    return whole[: chunks * length].unflatten(0, (chunks, length)).transpose(0, 1)
 
 
 def _has_contiguous_rows(access: Access, tensor: torch.Tensor) -> bool:

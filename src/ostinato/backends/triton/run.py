@@ -35,6 +35,7 @@ _ARRAYS = {
 _REMEMBERED = 256
 
 Instruction = tuple[Callable[..., Any], tuple[int, ...], int]
+Step = tuple[Callable[..., Any], tuple[int, ...], int, tuple[int, ...]]
 
 
 class Program:
@@ -42,57 +43,55 @@ class Program:
 
     def __init__(self, graph: Graph, notes: Notes, remember: bool = True) -> None:
         self.notes = notes
-        self._remember = remember
-        self._known: dict[Any, tuple[list[Any], list[int]]] = {}
+        self._remember, self.held_bytes = remember, 0
+        self._known: dict[Any, tuple[list[Any], list[Step]]] = {}
         self.nodes: list[Node] = list(dict.fromkeys([*graph.params, *graph.nodes()]))
         slot = {n: i for i, n in enumerate(self.nodes)}
         self.template: list[Any] = [None] * len(self.nodes)
         self.params, self.results = [slot[p] for p in graph.params], [slot[r] for r in graph.results]
         self.code: list[Instruction] = []
-        last: dict[int, int] = {}
         for node in self.nodes:
             if node.op is CONSTANT:
                 self.template[slot[node]] = _constant(node, notes)
             elif node not in set(graph.params):
                 inputs = tuple([slot[i] for i in node.inputs])
-                last.update(dict.fromkeys(inputs, len(self.code)))
                 self.code.append((self._instruction(node), inputs, slot[node]))
-        self.dead = self._last_uses(last)
-
-    def _last_uses(self, last: dict[int, int]) -> list[list[int]]:
-        """After which instruction which slots are needed no more, so that their memory can be used again."""
-        kept = {*self.results, *(i for i, v in enumerate(self.template) if v is not None)}
-        dead: list[list[int]] = [[] for _ in self.code]
-        for slot, k in last.items():
-            if slot not in kept:
-                dead[k].append(slot)
-        return dead
+        self._steps = self._with_deaths(self.code)
 
     def run(self, values: Sequence[Any]) -> list[Any]:
         """The results for params: tensors on the device, and NumPy's integer scalars."""
         key = _signature(values) if self._remember else None
         known = self._known.get(key) if key is not None else None
-        template, rest = known if known is not None else (self.template, range(len(self.code)))
+        template, steps = known if known is not None else (self.template, self._steps)
         slots = template.copy()
         for i, value in zip(self.params, values, strict=True):
             slots[i] = value
         watch = _Steady(self, slots) if key is not None and known is None else None
-        k = 0
+        out = 0
         try:
-            for k in rest:
-                function, inputs, out = self.code[k]
-                found = slots[out] = function(*[slots[i] for i in inputs])
+            for function, inputs, out, dead in steps:
+                slots[out] = function(*[slots[i] for i in inputs])
                 if watch is not None:
-                    watch.see(k, found, slots)
-                for i in self.dead[k]:
+                    watch.see(function, inputs, out)
+                for i in dead:
                     slots[i] = None
         except (OstinatoError, torch.cuda.OutOfMemoryError):
             raise
         except (ValueError, IndexError, TypeError, RuntimeError) as error:
-            raise _explained(error, self.nodes[self.code[k][2]]) from error
+            raise _explained(error, self.nodes[out]) from error
         if watch is not None and len(self._known) < _REMEMBERED:
-            self._known[key] = watch.result()
+            self._known[key], self.held_bytes = (watch.template, self._with_deaths(watch.rest)), watch.held_bytes
         return [slots[i] for i in self.results]
+
+    def _with_deaths(self, code: Sequence[Instruction]) -> list[Step]:
+        """Instructions, each with the slots that are needed no more after it, whose memory can be used again."""
+        last = {i: k for k, (_, inputs, _) in enumerate(code) for i in inputs}
+        kept = {*self.results, *(i for i, v in enumerate(self.template) if v is not None)}
+        dead: list[list[int]] = [[] for _ in code]
+        for slot, k in last.items():
+            if slot not in kept:
+                dead[k].append(slot)
+        return [(*instruction, tuple(d)) for instruction, d in zip(code, dead, strict=True)]
 
     def _instruction(self, node: Node) -> Callable[..., Any]:
         if node.op is LOOP:
@@ -115,26 +114,24 @@ class _Steady:
     """Which values on the host follow from the signature of a call alone, and so need not be computed again."""
 
     def __init__(self, program: Program, slots: list[Any]) -> None:
-        self.program, self.template = program, program.template.copy()
+        self.slots, self.template, self.held_bytes = slots, program.template.copy(), 0
         self.steady = {i for i, v in enumerate(program.template) if v is not None} | set(program.params)
-        self.rest: list[int] = []
+        self.rest: list[Instruction] = []
 
-    def see(self, k: int, found: Any, slots: list[Any]) -> None:
+    def see(self, function: Callable[..., Any], inputs: tuple[int, ...], out: int) -> None:
         """An instruction was executed."""
-        function, inputs, out = self.program.code[k]
+        found = self.slots[out]
         sized = function.sized_by(inputs) if hasattr(function, "sized_by") else ()
         steady = all(i in self.steady for i in inputs) and not getattr(function, "has_until", False)
-        steady = steady and not any(isinstance(slots[i], torch.Tensor) for i in sized)
+        steady = steady and not any(isinstance(self.slots[i], torch.Tensor) for i in sized)
         if steady:
             self.steady.add(out)
+        if isinstance(found, tuple):
+            self.held_bytes += sum(x.nbytes for x in found if isinstance(x, torch.Tensor))
         if steady and isinstance(found, (np.generic, np.ndarray)):
             self.template[out] = found
         else:
-            self.rest.append(k)
-
-    def result(self) -> tuple[list[Any], list[int]]:
-        return self.template, self.rest
-
+            self.rest.append((function, inputs, out))
 
 def _explained(error: Exception, node: Node) -> OstinatoError:
     """An error of torch's as one of Ostinato's, with the operation and the user's line."""

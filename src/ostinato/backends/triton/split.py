@@ -108,13 +108,13 @@ class _Split:
                     users[i].append(node)
         read = {*body.outputs, *([body.keep_going] if body.keep_going is not None else [])}
         for k, (carry, value) in enumerate(zip(body.carries, body.next_carries, strict=True)):
-            added = _added(carry, value)
+            term = added(carry, value)
             alone = users[carry] == [value] and carry not in read and value not in read
             alone = alone and carry not in body.next_carries and body.next_carries.count(value) == 1
-            if added is not None and alone and carry.type.is_float and added.type == carry.type:
-                found[k] = added
+            if term is not None and alone and carry.type.is_float and term.type == carry.type:
+                found[k] = term
                 # A sum of several terms is none of the body's own nodes.
-                self.bound = self.bound | dependents([added], {body.t, *body.sequences, *body.carries})
+                self.bound = self.bound | dependents([term], {body.t, *body.sequences, *body.carries})
         return found
 
     # ---- after the loop ----
@@ -147,8 +147,8 @@ class _Split:
         body = self.body
         kept = [k for k in range(len(body.carries)) if k not in sums]
         self.totals = _Totals(self)
-        for added in sums.values():
-            self.totals.plan(added)
+        for term in sums.values():
+            self.totals.plan(term)
         outputs = [y for j, y in enumerate(body.outputs) if j not in late]
         for y in outputs:
             self.record(y)
@@ -195,8 +195,8 @@ class _Split:
         kept = iter(inner.finals if inner is not None else [])
         finals: list[Any] = [None if k in sums else next(kept) for k in range(len(body.carries))]
         self.totals.lane_totals = list(kept)
-        for k, added in sums.items():
-            finals[k] = self.inits[k] + self.totals.total(added)
+        for k, term in sums.items():
+            finals[k] = self.inits[k] + self.totals.total(term)
         return [*finals, *batched(body.outputs, self.table, self.done), self.done]
 
     def cut(self, rows: Any) -> Any:
@@ -204,7 +204,7 @@ class _Split:
         return rows[: self.done]
 
 
-def _added(carry: Node, value: Node) -> Node | None:
+def added(carry: Node, value: Node) -> Node | None:
     """What a step adds to a carry; None if it does something else."""
     terms = _terms(value)
     if terms.count(carry) != 1 or value is carry:
