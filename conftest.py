@@ -11,6 +11,10 @@ from sybil.parsers.myst import PythonCodeBlockParser, SkipParser
 # Plots in documents are drawn, never shown.
 os.environ.setdefault("MPLBACKEND", "Agg")
 
+# Without a GPU to test, kernels are interpreted; Triton asks when it is imported.
+if os.environ.get("OSTINATO_TEST_GPU") != "1":
+    os.environ["TRITON_INTERPRET"] = "1"
+
 # Set before Ostinato is imported; workers, and the processes that tests start, inherit it.
 _is_worker = "PYTEST_XDIST_WORKER" in os.environ
 if not _is_worker:

@@ -65,6 +65,8 @@ class Axes:
         for node in nodes:
             if type(node.type) is not TensorType:
                 raise UnsplitError("a loop within the loop")
+            if None in node.type.shape:
+                raise UnsplitError("an array whose size is not known before the step")
             if node.inputs:
                 self._enter(node)
         body = body_of(spec)

@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import Any
 
 from ostinato.backends.triton.layout import Kernel
+from ostinato.backends.triton.unsplit import UnsplitError
 
 _MADE: dict[str, Any] = {}
 _LOCK = threading.Lock()
@@ -95,6 +96,11 @@ def launch(
     -------
     triton.compiler.CompiledKernel or None
         What was run; None if nothing was compiled.
+
+    Raises
+    ------
+    UnsplitError
+        If Triton cannot compile the kernel, or the GPU has too little for it.
     """
     strides: list[int] = []
     for access, (tensor, stride) in zip(kernel.accesses, arrays, strict=True):
@@ -117,7 +123,18 @@ def launch(
             run_concurrently(made(kernel.text), kernel.programs, arguments)
             return None
         options["launch_cooperative_grid"] = True
-    found = made(kernel.text)[(kernel.programs,)](*arguments, **options)
+    return _compiled_and_run(kernel, arguments, options)
+
+
+def _compiled_and_run(kernel: Kernel, arguments: Sequence[Any], options: dict[str, Any]) -> Any:
+    from triton.compiler import CompilationError
+    from triton.runtime import OutOfResources
+
+    try:
+        found = made(kernel.text)[(kernel.programs,)](*arguments, **options)
+    except (CompilationError, OutOfResources) as error:
+        lines = [line for line in str(error).splitlines() if line.strip()]
+        raise UnsplitError(f"Triton refused its kernel: {lines[-1] if lines else type(error).__name__}") from error
     return None if is_interpreted() else found
 
 

@@ -45,7 +45,7 @@ class LoopRunner:
     def __init__(self, node: Node, notes: Notes, chunk_major: bool = False) -> None:
         self.chunk_major = chunk_major
         self.spec: LoopSpec = node.params[0]
-        self.notes = notes
+        self.notes, self.name = notes, self.spec.name or "without a name"
         self.has_until = self.spec.has_until
         self.sized = _sizing(self.spec)
         self.uniform = [uniform(i) for i in split(self.spec, node.inputs).invariants]
@@ -76,23 +76,28 @@ class LoopRunner:
                 plan = self.plans.get(key)
                 if plan is None:
                     plan = self.plans[key] = self._plan(shapes, known)
-        return plan(*inputs)
+        try:
+            return plan(*inputs)
+        except UnsplitError as error:  # what only shows when a kernel is compiled
+            plan = self.plans[key] = self._stepped(error)
+            return plan(*inputs)
 
     def _plan(self, shapes: Sequence[Any], known: Sequence[Any]) -> Runner:
-        from ostinato.backends.triton.run import Program
-
         start, before = time.perf_counter(), self.notes.seconds["emit"]
-        name = self.spec.name or "without a name"
         try:
             graph = split_loop(specialised_spec(self.spec, shapes, known))
-            program = _Around(graph, self.notes, name, self.chunk_major)
-            return program
+            return _Around(graph, self.notes, self.name, self.chunk_major)
         except UnsplitError as error:
-            self.notes.stepped[name] = str(error)
-            return _Steps(self.spec, Program(self.spec.body, self.notes, remember=False))
+            return self._stepped(error)
         finally:
             emitting = self.notes.seconds["emit"] - before
             self.notes.seconds["split"] += time.perf_counter() - start - emitting
+
+    def _stepped(self, why: UnsplitError) -> Runner:
+        from ostinato.backends.triton.run import Program
+
+        self.notes.stepped[self.name] = str(why)
+        return _Steps(self.spec, Program(self.spec.body, self.notes, remember=False))
 
 
 def _sizing(spec: LoopSpec) -> list[bool]:

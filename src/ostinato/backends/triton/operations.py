@@ -187,15 +187,28 @@ class Operations(Text):
         value, axes, order = self.values[node.inputs[0]], self.axes.of(node), node.params[0]
         old = [d for d, a in enumerate(value.axes) if a.kind == "unrolled"]
         new = [d for d, a in enumerate(axes) if a.kind == "unrolled"]
-        moved = [value.tiled.index(o) for o in order if o != "x" and o in value.tiled]
         tiles = self.tiles_over(axes)
         for index in np.ndindex(tiles.shape):
             place = {order[d]: i for d, i in zip(new, index, strict=True)}
             tile = value.tiles[tuple(place.get(d, 0) for d in old)]
-            if moved != sorted(moved) and not is_literal(tile):
-                tile = self.put(f"tl.permute({tile}, {moved})")
-            tiles[index] = tile
+            tiles[index] = tile if is_literal(tile) else self._shuffled(tile, value, node)
         return Value(axes, tiles)
+
+    def _shuffled(self, tile: str, value: Value, node: Node) -> str:
+        """A tile with its dimensions in another order; those of one row come and go."""
+        axes, order = self.axes.of(node), node.params[0]
+        kept = [d for d in value.tiled if d in order]
+        for k in reversed([k for k, d in enumerate(value.tiled) if d not in order]):
+            mask = f"m{value.axes[value.tiled[k]].number}{expand(k, len(value.tiled))}"
+            tile = self.put(f"tl.sum(tl.where({mask}, {tile}, 0), axis={k}).to({scalars.DTYPES[node.type.dtype]})")
+        moved = [kept.index(o) for o in order if o != "x" and o in kept]
+        if moved != sorted(moved):
+            tile = self.put(f"tl.permute({tile}, {moved})")
+        tiled = [d for d, a in enumerate(axes) if a.kind != "unrolled"]
+        if any(order[d] == "x" for d in tiled):
+            shown = ", ".join("None" if order[d] == "x" else ":" for d in tiled)
+            tile = self.put(f"tl.broadcast_to({tile}{f'[{shown}]' if kept else ''}, {self.shape(axes)})")
+        return tile
 
     def _reshape(self, node: Node) -> Value:
         value, axes = self.values[node.inputs[0]], self.axes.of(node)

@@ -147,6 +147,10 @@ def interpreted_pow(x, y):
 def text(name: str, dtype: str, interpreted: bool) -> str | None:
     """The text of an operation on operands of a dtype; None if there is none."""
     if dtype in FLOATS:
+        if dtype == "float16" and name not in _ANY:
+            return None  # Triton's functions, and its quotients, are those of float32
+        if name == "sqrt" and dtype == "float64":
+            return "tl.sqrt({0})"  # it has no sqrt_rn, and this one rounds to nearest too
         if name == "tanh" and dtype == "float64":
             return "interpreted_tanh({0})" if interpreted else "libdevice.tanh({0})"
         if name in _FLOAT:

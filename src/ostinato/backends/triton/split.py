@@ -115,6 +115,8 @@ class _Split:
             alone = alone and carry not in body.next_carries and body.next_carries.count(value) == 1
             if term is not None and alone and carry.type.is_float and term.type == carry.type:
                 found[k] = term
+                # A sum of several terms is none of the body's own nodes.
+                self.bound = self.bound | dependents([term], {body.t, *body.sequences, *body.carries})
         return found
 
     # ---- after the loop ----
