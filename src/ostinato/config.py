@@ -50,7 +50,7 @@ _FLAGS: dict[str, Flag] = {
     "device": Flag(
         "cpu", ("cpu", "cuda", "auto"), "where functions run; auto is whichever suits a function", device_name
     ),
-    "gpu_replay": Flag(True, (False, True), "record small calls on a GPU that come again as a CUDA graph"),
+    "gpu_replay": Flag(False, (False, True), "record small calls on a GPU that come again as a CUDA graph"),
     "gpu_precision": Flag(
         "ieee", ("ieee", "tf32", "bf16"), "how a GPU multiplies matrices of float32: exactly, or rounding the factors"
     ),
