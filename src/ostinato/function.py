@@ -289,6 +289,17 @@ class Function:
     def __repr__(self) -> str:
         return f"<ostinato {self}>"
 
+    def __copy__(self) -> Function:
+        return self  # nothing in it changes, and shared variables stay shared
+
+    def __deepcopy__(self, memo: object) -> Function:
+        return self
+
+    def __reduce__(self) -> Any:
+        raise OstinatoTypeError(
+            f"{self} cannot be pickled; build it again where it is needed: its code is loaded from the cache"
+        )
+
 
 def _kind(type_: TensorType) -> tuple[np.dtype[Any], int]:
     """Dtype and number of dimensions that tell that an array fits; -1 if its sizes must be looked at too."""
@@ -347,7 +358,7 @@ def function(
     outputs : variable, list, dict with string keys, or None
         What a call returns, in this form.
     mode : str, optional
-        A backend's name; `config.mode` unless given.
+        A backend's name, `"native"` or `"reference"`; `config.mode` unless given.
     updates : mapping or list of pairs (shared variable, expression), optional
         New values of shared variables, set together after each successful call.
     givens : mapping or list of pairs (variable, replacement), optional

@@ -46,6 +46,8 @@ BACKENDS: dict[str, str] = {
     "native": "ostinato.backends.llvm.run",
 }
 
+DEFAULT = "native"  # as that of `config.mode`
+
 # Theano's names for how to compile; all of them mean the default here.
 _THEANO_MODES = ("FAST_RUN", "FAST_COMPILE", "Mode", "DebugMode", "DEBUG_MODE", "NanGuardMode")
 
@@ -78,7 +80,7 @@ def _module(mode: Any) -> Any:
     from ostinato.config import config
 
     name = config.mode if mode is None or mode in _THEANO_MODES else mode
-    name = "reference" if name in _THEANO_MODES else name
+    name = DEFAULT if name in _THEANO_MODES else name
     if name not in BACKENDS:
         raise OstinatoValueError(f"there is no mode {name!r}; there is {', '.join(sorted(BACKENDS))}")
     return import_module(BACKENDS[name])
