@@ -219,23 +219,31 @@ class Function:
                     variable._value = value
         return results if self._keys == "list" else self._shaped(results)
 
-    def explain(self, stage: str | None = None) -> str:
+    def explain(self, stage: str | None = None, arguments: Sequence[Any] | None = None) -> str:
         """What was made of the computation, in plain words; or the text of one stage of compiling it.
+
+        How long compiling took, stage by stage, or loading; what calls NumPy; the loops that were made, which
+        of them run step by step and which many elements at a time; and the bytes that a call takes.
 
         Parameters
         ----------
         stage : str, optional
             `"graph"` for the graph after all rewrites; natively compiled functions have `"nest"`, the loop
             nest, and `"llvm"` too.
+        arguments : list, optional
+            Arguments of a call: bytes are then given as numbers and not as formulas of sizes.
 
         Raises
         ------
         OstinatoValueError
             If the function has no such stage; the message lists those that it has.
+        OstinatoTypeError
+            If the arguments do not fit.
         """
         from ostinato.explain import explain
 
-        return explain(self, getattr(self._run, "report", None), stage)
+        given = None if arguments is None else [*self._arguments(arguments, {}), *self._shared_values()]
+        return explain(self, getattr(self._run, "report", None), stage, given)
 
     def _arguments(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
         given: list[Any] = [None] * len(self._inputs)

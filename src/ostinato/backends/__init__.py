@@ -27,6 +27,7 @@ class Report:
     called_out : what compiled code calls NumPy for, and where.
     loaded : whether it was compiled before and came from the cache.
     note : a sentence more, or nothing.
+    details : from arguments of a call, or None, to lines that say what was compiled and what memory it takes.
     """
 
     how: str
@@ -35,6 +36,7 @@ class Report:
     called_out: Sequence[str] = ()
     loaded: bool = False
     note: str = ""
+    details: Callable[[Sequence[Any] | None], Sequence[str]] | None = None
 
 
 Executable = Callable[[Sequence[Any]], list[Any]]

@@ -79,6 +79,7 @@ class _Lowering:
         spares = [self._two_buffers(c) for c in inits]
         copy_all(nest, [(pair[0], c) for pair, c in zip(spares, inits, strict=True) if pair])
         with nest.loop(self.n, "t") as loop:
+            loop.label = f"loop {self.spec.name!r}" if self.spec.name else "loop"
             carries = [self._carry(loop, c, s, p) for c, s, p in zip(inits, spares, body.carries, strict=True)]
             params: dict[Node, Array] = {body.t: scalar(loop.var)}
             params.update(zip(body.sequences, [self._row(s, loop.var) for s in sequences], strict=True))
