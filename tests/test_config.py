@@ -19,7 +19,7 @@ from ostinato.errors import UnknownFlagError
 
 FLAGS = {
     "floatX": "float64",
-    "mode": "reference",
+    "mode": "native",
     "verify": False,
     "cache": True,
     "cache_dir": "",

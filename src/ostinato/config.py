@@ -40,7 +40,7 @@ def device_name(value: Any) -> Any:
 
 _FLAGS: dict[str, Flag] = {
     "floatX": Flag("float64", ("float16", "float32", "float64"), "dtype of floats whose dtype is not given"),
-    "mode": Flag("reference", (), "how functions run: a name in ostinato.backends.BACKENDS"),
+    "mode": Flag("native", (), "how functions run: a name in ostinato.backends.BACKENDS"),
     "verify": Flag(
         False, (False, True), "check every graph after every pass; the reference checks the types of values too"
     ),
