@@ -26,6 +26,7 @@ FLAGS = {
     "cache_size": 512,
     "device": "cpu",
     "gpu_precision": "ieee",
+    "gpu_replay": False,
     "compute_test_value": "off",
     "exception_verbosity": "low",
     "optimizer": "fast_run",
