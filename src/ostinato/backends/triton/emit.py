@@ -133,10 +133,17 @@ class Emitter(Exchange):
         self._loop()
         sizes = [(a, self.blocks[a]) for a in self.axes.parallel]
         return Kernel(
-            self._module(sizes), self.accesses, sizes, self.count_warps(), 1 if self.uses_dot else 3, self.spec.has_until,
-            self.strided, self.exchanges(), self.constants,
-            self._description(sizes),
-        )  # fmt: skip
+            text=self._module(sizes),
+            accesses=self.accesses,
+            sizes=sizes,
+            warps=self.count_warps(),
+            stages=1 if self.uses_dot else 3,
+            has_until=self.spec.has_until,
+            strided=self.strided,
+            exchanges=self.exchanges(),
+            constants=self.constants,
+            description=self._description(sizes),
+        )
 
     def _description(self, sizes: Sequence[tuple[Axis, int]]) -> str:
         shared = " x ".join(f"{a.size} in blocks of {b}" for a, b in sizes) or "one program"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -35,7 +35,7 @@ class Notes:
         self.called_out: set[str] = set()
         self.transfers: Counter[str] = Counter()
         self.calls = 0
-        self.seconds: Counter[str] = Counter()
+        self.seconds: dict[str, float] = defaultdict(float)
 
     @contextmanager
     def launching(self, loop: str, kernel: Kernel) -> Iterator[list[Any]]:

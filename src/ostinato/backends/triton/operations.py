@@ -256,7 +256,8 @@ class Operations(Text):
         return self.put(f"tl.where({position} < 0, {position} + {size}, {position})")
 
     def _chosen(self, position: str, parts: Sequence[Any]) -> Any:
-        result = np.empty(np.shape(parts[0]), object)
+        result: Any = np.empty(np.shape(parts[0]), object)
+        tile: Any
         for index in np.ndindex(result.shape):
             tile = np.asarray(parts[0], object)[index]
             for k, part in enumerate(parts[1:], 1):

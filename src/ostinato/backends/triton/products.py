@@ -15,7 +15,7 @@ class Products(Operations):
     """Text that knows products of matrices."""
 
     def _matmul(self, node: Node) -> Value:
-        a, b = node.inputs
+        a = node.inputs[0]
         if self.by_tensor_cores(node):
             return self._dot(node)
         axes = self.axes.of(node)

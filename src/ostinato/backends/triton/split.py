@@ -249,7 +249,7 @@ class _Totals:
 
     def lanes(self) -> list[tuple[Any, Node]]:
         """New carries, one per leaf that is not recorded, and what each adds."""
-        found = []
+        found: list[tuple[Any, Node]] = []
         for node in self.leaves:
             if node not in self.split.recorded and node not in self.split.rows:
                 self.leaves[node] = len(found)

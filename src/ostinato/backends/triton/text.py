@@ -156,7 +156,7 @@ class Text:
         """The tile of an operand that meets the tile `index` of a result, with its dimensions where they belong."""
         value = self.values[x]
         lead = len(out_axes) - len(value.axes)
-        place = {d: i for d, i in zip((d for d, a in enumerate(out_axes) if a.kind == "unrolled"), index, strict=True)}
+        place = dict(zip([d for d, a in enumerate(out_axes) if a.kind == "unrolled"], index, strict=True))
         own = []
         for d, a in enumerate(value.axes):
             if a.kind == "unrolled":
