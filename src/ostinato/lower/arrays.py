@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ostinato.lower.loopnest import Const, Expr, Nest
@@ -81,6 +81,20 @@ def contiguous_strides(nest: Nest, sizes: Sequence[Expr]) -> tuple[Expr, ...]:
         strides.insert(0, step)
         step = nest.mul(step, size)
     return tuple(strides)
+
+
+def is_contiguous(nest: Nest, value: Array) -> bool:
+    """Whether an array is known to lie in C order, without gaps."""
+    if value.memory is None:
+        return False
+    pairs = zip(value.memory.strides, contiguous_strides(nest, value.sizes), value.sizes, strict=True)
+    return all(is_one(size) or nest.integers.same(own, wanted) for own, wanted, size in pairs)
+
+
+def reshaped(nest: Nest, value: Array, sizes: Sequence[Expr]) -> Array:
+    """The elements of a contiguous array under other sizes."""
+    assert value.memory is not None
+    return in_memory(nest, value.dtype, sizes, replace(value.memory, strides=contiguous_strides(nest, sizes)))
 
 
 def count(nest: Nest, sizes: Sequence[Expr]) -> Expr:

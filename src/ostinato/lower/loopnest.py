@@ -109,17 +109,18 @@ class Data:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Extern:
-    """A call of a Fortran routine of a library, such as `lapack.dpotrf`.
+    """A call of a Fortran routine of a library, such as `lapack.dpotrf`, or of a kernel.
 
     Fortran takes everything by reference: args that are no addresses are put somewhere, and their address is
-    passed. `writes`: the pointers to what the routine changes. `info`: where the routine has a last
-    argument that says how it went, the int64 variable that holds it afterwards.
+    passed, unless `by_value`. `writes`: the pointers to what the routine changes. `info`: where the routine has a
+    last argument that says how it went, the int64 variable that holds it afterwards.
     """
 
     symbol: str
     args: tuple[Expr, ...]
     writes: tuple[Expr, ...]
     info: Var | None = None
+    by_value: bool = False
 
 
 @dataclass(eq=False, slots=True)
@@ -183,19 +184,28 @@ class Nest:
     integers : what is known of sizes and other integers.
     knows : the scalar operations of the backend for which it is made; None for any.
     called_out : nodes that call their reference, whatever rule they have.
+    panels : the columns of a panel of a packed matrix, for dtypes with kernels of products.
     sites : the node of each `CallOut`.
     arrays : constants that are handed over with each call.
     emitted : the number of statements so far.
     """
 
-    def __init__(self, knows: Knows | None = None, optimistic: bool = False, called_out: Collection[Any] = ()) -> None:
+    def __init__(
+        self,
+        knows: Knows | None = None,
+        optimistic: bool = False,
+        called_out: Collection[Any] = (),
+        panels: Mapping[str, int] | None = None,
+    ) -> None:
         self.integers = Integers(self, optimistic)
         self.knows, self.called_out = knows, called_out
+        self.panels = panels or {}
         self.sites: list[Any] = []
         self.arrays: list[np.ndarray[Any, Any]] = []
         self.emitted = 0
         self.body: list[Stmt] = []
         self._cursor = self.body
+        self._repeating = 0  # how many loops (and routines) enclose the cursor
         self._interned: dict[Any, Expr] = {}
         self._count = itertools.count()
         self._serials: dict[Var, int] = {}
@@ -205,8 +215,8 @@ class Nest:
 
     @property
     def in_loop(self) -> bool:
-        """Whether what is emitted now stands within a loop (or a routine)."""
-        return self._cursor is not self.body
+        """Whether what is emitted now may run more than once."""
+        return self._repeating > 0
 
     # ---- expressions ----
 
@@ -298,11 +308,13 @@ class Nest:
         if name not in self.routines:
             params = {n: self.var(n, e.dtype) for n, e in args.items()}
             outer, self._cursor = self._cursor, []
+            self._repeating += 1
             try:
                 body(dict(params))
                 self.routines[name] = Routine(name, tuple(params.values()), self._cursor)
             finally:
                 self._cursor = outer
+                self._repeating -= 1
         self.emit(Call(self.routines[name], tuple(args.values()), writes))
 
     def extern(self, symbol: str, args: list[Expr], writes: list[Expr], has_info: bool = False) -> Expr | None:
@@ -311,11 +323,19 @@ class Nest:
         self.emit(Extern(symbol, tuple(args), tuple(writes), info))
         return info
 
+    def kernel(self, symbol: str, args: list[Expr], writes: Expr) -> None:
+        """A call of a function that takes its arguments as they are."""
+        self.emit(Extern(symbol, tuple(args), (writes,), by_value=True))
+
     @contextmanager
     def when(self, condition: Expr) -> Iterator[None]:
         """Statements for where a condition holds: a loop of one iteration or of none."""
         with self.loop(self.op("cast", condition, dtype="int64"), "once"):
-            yield
+            self._repeating -= 1
+            try:
+                yield
+            finally:
+                self._repeating += 1
 
     @contextmanager
     def loop(self, stop: Expr, name: str = "i", parallel: bool = False) -> Iterator[For]:
@@ -323,10 +343,12 @@ class Nest:
         loop = For(self.integers.count(self.var(name, "int64")), stop, [], parallel=parallel)  # type: ignore[arg-type]
         outer, self._cursor = self._cursor, loop.body
         self._outside[loop] = outer
+        self._repeating += 1
         try:
             yield loop
         finally:
             self._cursor = outer
+            self._repeating -= 1
         self.emit(loop)
 
     @contextmanager

@@ -27,7 +27,7 @@ from ostinato.lower.arrays import (
     store,
 )
 from ostinato.lower.loopnest import Carried, Expr, For
-from ostinato.lower.scalarize import Block, UnsupportedError, lowering
+from ostinato.lower.scalarize import Block, Enclosing, UnsupportedError, lowering
 from ostinato.lower.writes import is_zero
 from ostinato.ops.loop import LoopSpec, body_of, item, split
 from ostinato.ops.sizes import SIZE
@@ -86,7 +86,9 @@ class _Lowering:
                 zip(body.carries, [self._value(c, x) for c, x in zip(carries, inits, strict=True)], strict=True)
             )
             params.update(zip(body.invariants, invariants, strict=True))
-            inner = Block(nest, self.spec.body, params, frozenset(body.outputs))
+            invariant = dict(zip(body.invariants, self.given.invariants, strict=True))
+            enclosing = Enclosing(block, loop, invariant)
+            inner = Block(nest, self.spec.body, params, frozenset(body.outputs), enclosing)
             outputs = self._step(inner, loop, carries)
         finals = [self._final(c, x) for c, x in zip(carries, inits, strict=True)]
         return [*finals, *outputs, scalar(self._trips(loop))]

@@ -7,6 +7,7 @@ writes it there if it can, and only what lies elsewhere, in a param or as a part
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ostinato.graph import Graph, Node
@@ -35,7 +36,9 @@ class Program:
         return "\n".join([*texts, format_nest(self.nest.body)])
 
 
-def lower_graph(graph: Graph, knows: Knows | None = None, optimistic: bool = True) -> Program:
+def lower_graph(
+    graph: Graph, knows: Knows | None = None, optimistic: bool = True, panels: Mapping[str, int] | None = None
+) -> Program:
     """The loop nest of a Graph.
 
     Parameters
@@ -43,11 +46,12 @@ def lower_graph(graph: Graph, knows: Knows | None = None, optimistic: bool = Tru
     knows : the scalar operations of the backend; where others are needed, call-outs do. All if not given.
     optimistic : bool
         Assume that sizes which meet are equal and bounds of slices in order; see `integers`.
+    panels : the columns of a panel of a packed matrix, per dtype; see `products`. None where there are no kernels.
     """
     called_out: set[Node] = set()
     while True:
         try:
-            return _lowered(graph, Nest(knows, optimistic, called_out))
+            return _lowered(graph, Nest(knows, optimistic, called_out, panels))
         except GaveUpMidwayError as error:
             called_out.add(error.node)
 

@@ -14,6 +14,7 @@ from ostinato.lower.arrays import (
     contiguous_strides,
     count,
     in_memory,
+    is_contiguous,
     is_one,
     is_tiny,
     new_array,
@@ -307,7 +308,7 @@ def _reshape(block: Block, node: Node) -> Array:
     for s in sizes:
         block.fail_unless(block.op("ge", s, block.int(0), dtype="bool"))
     block.require_equal(count(nest, sizes), count(nest, x.sizes))
-    held = block.contiguous(x)
+    held = x if is_contiguous(nest, x) else block.contiguous(x)
     assert held.memory is not None
     region = Memory(held.memory.pointer, held.memory.offset, contiguous_strides(nest, sizes))
     return in_memory(nest, x.dtype, sizes, region)

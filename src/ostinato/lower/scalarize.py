@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
-from typing import TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from ostinato.errors import OstinatoError
 from ostinato.graph import Graph, Node, topological
@@ -30,7 +30,7 @@ from ostinato.lower.arrays import (
     of_elements,
     scalar,
 )
-from ostinato.lower.loopnest import Expr, Nest
+from ostinato.lower.loopnest import Expr, For, Nest
 from ostinato.ops.leaf import CONSTANT
 from ostinato.ops.sizes import SIZE, Size
 from ostinato.ops.sizes import sizes as symbolic_sizes
@@ -66,16 +66,31 @@ def lowering(*names: str) -> Callable[[Rule], Rule]:
     return enter
 
 
+class Enclosing(NamedTuple):
+    """A loop whose body is being lowered: where it stands, and what its invariants are there."""
+
+    block: Block
+    loop: For
+    invariants: dict[Node, Node]
+
+
 class Block:
     """One Graph being lowered: the values of its nodes so far.
 
-    `recorded` are results that the caller puts into memory of its own: they need no other.
+    `recorded` are results that the caller puts into memory of its own: they need no other. `enclosing`: the
+    loop of which the Graph is the body.
     """
 
     def __init__(
-        self, nest: Nest, graph: Graph, params: dict[Node, Array], recorded: Collection[Node] = frozenset()
+        self,
+        nest: Nest,
+        graph: Graph,
+        params: dict[Node, Array],
+        recorded: Collection[Node] = frozenset(),
+        enclosing: Enclosing | None = None,
     ) -> None:
-        self.nest = nest
+        self.nest, self.enclosing = nest, enclosing
+        self.packed: dict[Any, Expr] = {}  # see `products`
         self.values: dict[Node, Value] = dict(params)
         self.uses: Counter[Node] = Counter(r for r in graph.results if r not in recorded)
         self.uses.update(dict.fromkeys(recorded, 1))

@@ -56,9 +56,10 @@ class Build:
     def program(self) -> Program:
         """The loop nest."""
         from ostinato.backends.llvm.emit import knows
+        from ostinato.backends.llvm.kernels import panel_columns
         from ostinato.lower.program import lower_graph
 
-        return lower_graph(self.graph, knows, self._optimistic)
+        return lower_graph(self.graph, knows, self._optimistic, panel_columns())
 
     @cached_property
     def llvm(self) -> str:

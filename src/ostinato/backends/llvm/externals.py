@@ -1,8 +1,8 @@
 """Functions of libraries that compiled code calls: where they are in this process.
 
 SciPy's Cython modules publish C pointers to BLAS, LAPACK and special functions; names here are `blas.dgemm`,
-`lapack.dpotrf`, `special.gammaln`. Code refers to them by name, and gets addresses when it is linked, so
-neither its text nor its object code depends on the process.
+`lapack.dpotrf`, `special.gammaln`. Those that begin with `kernels` are our own, see `kernels.py`. Code refers to
+them by name, and gets addresses when it is linked, so neither its text nor its object code depends on the process.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from importlib import import_module
 from typing import Any
+
+from ostinato.backends.llvm import kernels
 
 # The module behind each prefix; imported when something of it is needed.
 _MODULES = {
@@ -35,6 +37,8 @@ def address_of(symbol: str) -> int:
         If there is no function of that name.
     """
     prefix, _, name = symbol.partition(".")
+    if prefix == "kernels":
+        return kernels.address_of(name)
     table = import_module(_MODULES[prefix]).__pyx_capi__
     return _pointer(table[_DOUBLE.get(name, name)])
 
