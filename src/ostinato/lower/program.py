@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from ostinato.graph import Graph, Node
 from ostinato.lower import elimination, linalg, loops, products, rules, writes
+from ostinato.lower.accumulation import without_sums
 from ostinato.lower.arrays import Array, Memory, contiguous_strides, copy_all, in_memory, new_array, scalar
 from ostinato.lower.callouts import GaveUpMidwayError
 from ostinato.lower.loopnest import Expr, Knows, Nest, Var, format_nest
@@ -22,8 +23,9 @@ _RULE_FILES = (elimination, linalg, loops, products, rules, writes)  # importing
 
 @dataclass(frozen=True)
 class Program:
-    """A loop nest, and the variables that hold the words of arguments and results."""
+    """What is lowered, its loop nest, and the variables that hold the words of arguments and results."""
 
+    graph: Graph
     nest: Nest
     arguments: Var
     results: Var
@@ -48,6 +50,7 @@ def lower_graph(
         Assume that sizes which meet are equal and bounds of slices in order; see `integers`.
     panels : the columns of a panel of a packed matrix, per dtype; see `products`. None where there are no kernels.
     """
+    graph = without_sums(graph)
     called_out: set[Node] = set()
     while True:
         try:
@@ -67,7 +70,7 @@ def _lowered(graph: Graph, nest: Nest) -> Program:
         assert held.memory is not None
         nest.keep(held.memory.pointer, word)
         word += 1 + held.ndim
-    return Program(nest, arguments, results)
+    return Program(graph, nest, arguments, results)
 
 
 def _held(nest: Nest, values: list[Array]) -> list[Array]:

@@ -84,7 +84,7 @@ class Build:
         found = load_or_make(self._identity if self._rewritten else None, lambda: self._make(watch), watch)
         texts = {"nest": lambda: str(self.program), "llvm": lambda: self.llvm}
         how = "compiled to one native function for all sizes" + (", loaded from the cache" if found.loaded else "")
-        called = where_called(self.graph, self.program.nest.sites) if CALLS_OUT in found.marks else []
+        called = where_called(self.program.graph, self.program.nest.sites) if CALLS_OUT in found.marks else []
         return found, Report(how, watch.laps, texts, called, found.loaded, found.note)
 
     def _identity(self) -> str:
