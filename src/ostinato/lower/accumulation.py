@@ -16,12 +16,14 @@ their results would not be those of the reference to the last bit.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from ostinato.graph import Graph, Node, make, redirect, topological
 from ostinato.lower.arrays import TINY
 from ostinato.ops.contraction import MATMUL
+from ostinato.ops.indexing import is_reversal
 from ostinato.ops.leaf import constant, new_input, static_int
 from ostinato.ops.loop import LOOP, LoopSpec, body_of, results_of, sizes_outside, split
 from ostinato.ops.movement import reshape, swapaxes
@@ -105,8 +107,10 @@ class _Change:
         rows = left.inputs[0] if left.op.name == "dimshuffle" and left.params[0] == (1, 0) else swapaxes(left, 0, 1)
         places = self._recorded(rows), self._recorded(right)
 
+        turned = self._are_turned(places)
+
         def final(sums: list[Any], outputs: list[Any]) -> Any:
-            a, b = (self._merged(p, outputs) for p in places)
+            a, b = (self._merged(p, outputs, turned) for p in places)
             return self.given.carries[i] + make(MATMUL, (swapaxes(a, 0, 1), b))
 
         self.removed[i] = final
@@ -119,11 +123,22 @@ class _Change:
             self.outputs.append(value)
         return "output", self.outputs.index(value)
 
-    def _merged(self, place: tuple[str, int], outputs: list[Any]) -> Any:
+    def _are_turned(self, places: Sequence[tuple[str, int]]) -> bool:
+        """Whether some factors are read from the last step to the first, as gradients do, and all others are made here.
+
+        The sum is the same the other way round, and what is read lies in order then.
+        """
+        steps = _plain(self.given.trip_count)
+        read = [self.given.sequences[k] for kind, k in places if kind == "sequence"]
+        return bool(read) and all(is_reversal(x) and same_size(sizes(x)[0], steps) for x in read)
+
+    def _merged(self, place: tuple[str, int], outputs: list[Any], turned: bool) -> Any:
         """All steps of a matrix, one below the other."""
         kind, k = place
         rows = outputs[k] if kind == "output" else self.given.sequences[k]
-        if kind == "sequence" and not same_size(sizes(rows)[0], _plain(self.given.trip_count)):
+        if turned:
+            rows = rows[::-1] if kind == "output" else rows.inputs[0]
+        elif kind == "sequence" and not same_size(sizes(rows)[0], _plain(self.given.trip_count)):
             rows = rows[: self.given.trip_count]
         return reshape(rows, [product_of_sizes(sizes(rows)[:-1]), sizes(rows)[-1]])
 

@@ -48,12 +48,17 @@ class Array:
 
 @dataclass(frozen=True)
 class Memory:
-    """A strided region: an element lies at offset + sum(index * stride), counted in elements."""
+    """A strided region: an element lies at offset + sum(index * stride), counted in elements.
+
+    `fresh`: allocated by this computation, contiguous, and nobody else's. `backwards`: the same with rows in the
+    other order, where these were written from the last to the first because all readers want them so.
+    """
 
     pointer: Expr
     offset: Expr
     strides: tuple[Expr, ...]
-    fresh: bool = False  # allocated by this computation, contiguous, and nobody else's
+    fresh: bool = False
+    backwards: Memory | None = None
 
 
 def in_memory(nest: Nest, dtype: str, sizes: Sequence[Expr], memory: Memory) -> Array:

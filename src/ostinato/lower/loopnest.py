@@ -293,6 +293,19 @@ class Nest:
         self.emit(Data(var, array, place))
         return var
 
+    def relocate(self, loop: For, pointer: Expr, place: Expr, sizes: Sequence[tuple[Expr, Expr]]) -> bool:
+        """Let memory that each iteration of a loop takes lie at a place that is there anyway; whether that can be.
+
+        `sizes`: pairs that must be equal, or else the memory would not fit.
+        """
+        for k, stmt in enumerate(loop.body):
+            if isinstance(stmt, Alloc) and stmt.var is pointer:
+                # The checks must be made here; that sizes are known to be equal may be due to checks further down.
+                checks = [Fail(Op("neq", pair, "bool")) for pair in sizes if pair[0] is not pair[1]]
+                loop.body[k : k + 1] = [*checks, Let(stmt.var, place)]
+                return True
+        return False
+
     def can_keep(self, pointer: Expr) -> bool:
         """Whether memory is allocated here, out of all loops."""
         return any(isinstance(stmt, Alloc) and stmt.var is pointer for stmt in self.body)

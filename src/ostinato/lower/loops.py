@@ -7,6 +7,7 @@ as an output lives in the output's rows: nothing is copied.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,6 +30,7 @@ from ostinato.lower.arrays import (
 from ostinato.lower.loopnest import Carried, Expr, For
 from ostinato.lower.scalarize import Block, Enclosing, UnsupportedError, lowering
 from ostinato.lower.writes import is_zero
+from ostinato.ops.indexing import is_reversal
 from ostinato.ops.loop import LoopSpec, body_of, item, split
 from ostinato.ops.sizes import SIZE
 from ostinato.ops.sizes import sizes as symbolic_sizes
@@ -126,12 +128,23 @@ class _Lowering:
         if not self.spec.has_until:
             with self.nest.before(loop):
                 held = new_array(self.nest, value.dtype, [self.n, *rows])
+            if self.block.is_only_read_by(item(self.node, self.spec.n_carries + j), is_reversal):
+                held = self._backwards(held)
             return held, held
         with self.nest.before(loop):
             first = self.nest.op("minimum", self.n, self.nest.const(_FIRST_ROWS))
         column = self.nest.column(loop, first, count(self.nest, rows), value.dtype)
         within = self._region(column.pointer, (self.n, *rows), value.dtype)
         return within, self._region(column.result, (self._trips(loop), *rows), value.dtype)
+
+    def _backwards(self, held: Array) -> Array:
+        """An array whose first row is the last one in memory."""
+        assert held.memory is not None
+        row, *rest = held.memory.strides
+        nest = self.nest
+        last = nest.mul(nest.op("sub", self.n, nest.const(1)), row)
+        region = Memory(held.memory.pointer, last, (nest.mul(row, nest.const(-1)), *rest), backwards=held.memory)
+        return in_memory(nest, held.dtype, held.sizes, region)
 
     def _carry(self, loop: For, init: Array, spare: Any, param: Node) -> _Carry:
         name = param.name or "carry"
@@ -173,32 +186,52 @@ class _Lowering:
             loop.until = results[-1].at([])
             loop.trips = self.nest.var("trips", "int64")
         rows: dict[Node, Array] = {}
-        outputs = []
+        outputs: list[Array] = []
+        recorded: dict[int, tuple[Array, Array]] = {}
         copies: list[tuple[Array, Array]] = []
         for j, (value, node) in enumerate(zip(results[c : c + self.spec.n_outputs], nodes[c:], strict=False)):
-            column, after = self._output(loop, j, value)
+            if not (value.sizes and id(value) in recorded):
+                column, after = self._output(loop, j, value)
+                recorded[id(value)] = after, self._record(loop, column, value, copies)
+            after, rows[node] = recorded[id(value)]
             outputs.append(after)
-            rows[node] = self._record(column, value, loop.var, copies)
         for carry, value, node in zip(carries, results[:c], nodes[:c], strict=True):
             if isinstance(carry, Carried):
                 carry.next = value.at([])
             elif isinstance(carry, _TinyCarry):
                 self._advance_elements(carry, value)
             else:
-                self._advance(carry, rows.get(node, value), node in rows, copies)
+                self._advance(loop, carry, rows.get(node, value), node in rows, copies)
         copy_all(self.nest, copies)
         return outputs
 
-    def _record(self, column: Array, value: Array, t: Expr, copies: list[tuple[Array, Array]]) -> Array:
+    def _record(self, loop: For, column: Array, value: Array, copies: list[tuple[Array, Array]]) -> Array:
         """Write a row of an output, arrays among the copies to be made; the row itself."""
+        t = loop.var
         for own, wanted in zip(value.sizes, column.sizes[1:], strict=True):
             self.block.require_equal(own, wanted)
         if not value.sizes:
             store(self.nest, column, [t], value.at([]))
             return value
+        assert column.memory is not None
+        offset = self.nest.add(column.memory.offset, self.nest.mul(t, column.memory.strides[0]))
+        if self._made_there(loop, value, self._beyond(column.memory.pointer, offset, value.dtype), column.sizes[1:]):
+            return value
         row = self._row(column, t)
         copies.append((row, value))
         return row
+
+    def _made_there(self, loop: For, value: Array, place: Expr, sizes: Sequence[Expr]) -> bool:
+        """Have a value that a step puts into memory of its own put to a place instead; whether that can be."""
+        memory = value.memory
+        if memory is None or not memory.fresh:
+            return False
+        return self.nest.relocate(loop, memory.pointer, place, list(zip(value.sizes, sizes, strict=True)))
+
+    def _beyond(self, pointer: Expr, offset: Expr, dtype: str) -> Expr:
+        """An address so many elements further."""
+        n_bytes = self.nest.mul(offset, self.nest.const(np.dtype(dtype).itemsize))
+        return self.nest.op("advance", pointer, n_bytes, dtype="ptr")
 
     def _advance_elements(self, carry: _TinyCarry, value: Array) -> None:
         for own, wanted in zip(value.sizes, carry.sizes, strict=True):
@@ -206,17 +239,18 @@ class _Lowering:
         for element, index in zip(carry.elements, all_indices(self.nest, carry.sizes), strict=True):
             element.next = self.nest.let(value.at(index))
 
-    def _advance(self, carry: _ArrayCarry, value: Array, recorded: bool, copies: list[tuple[Array, Array]]) -> None:
+    def _advance(
+        self, loop: For, carry: _ArrayCarry, value: Array, recorded: bool, copies: list[tuple[Array, Array]]
+    ) -> None:
         """Make `value` the carry of the next step."""
         for own, wanted in zip(value.sizes, carry.sizes, strict=True):
             self.block.require_equal(own, wanted)
         if recorded and value.memory is not None:  # the row stays as it is: the next step reads it there
-            n_bytes = self.nest.mul(value.memory.offset, self.nest.const(np.dtype(value.dtype).itemsize))
-            carry.now.next = self.nest.op("advance", value.memory.pointer, n_bytes, dtype="ptr")
+            carry.now.next = self._beyond(value.memory.pointer, value.memory.offset, value.dtype)
             carry.spare.next = carry.spare.var
             return
-        spare = self._region(carry.spare.var, carry.sizes, value.dtype)
-        copies.append((spare, value))
+        if not self._made_there(loop, value, carry.spare.var, carry.sizes):
+            copies.append((self._region(carry.spare.var, carry.sizes, value.dtype), value))
         carry.now.next, carry.spare.next = carry.spare.var, carry.now.var
 
     def _final(self, carry: _Carry, init: Array) -> Array:

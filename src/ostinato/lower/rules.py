@@ -26,6 +26,7 @@ from ostinato.lower.arrays import (
 )
 from ostinato.lower.loopnest import Const, Expr
 from ostinato.lower.scalarize import CHEAP, Block, UnsupportedError, lowering
+from ostinato.ops.indexing import is_reversal
 from ostinato.ops.leaf import static_int
 from ostinato.ops.sizes import same_size
 from ostinato.ops.sizes import sizes as symbolic_sizes
@@ -190,6 +191,8 @@ def _broadcast_to(block: Block, node: Node) -> Array:
 @lowering("subtensor")
 def _subtensor(block: Block, node: Node) -> Array:
     x = block.array(node.inputs[0])
+    if x.memory is not None and x.memory.backwards is not None and is_reversal(node):
+        return in_memory(block.nest, x.dtype, x.sizes, x.memory.backwards)
     return part(block, x, node.params[0], [block.scalar(i) for i in node.inputs[1:]])
 
 

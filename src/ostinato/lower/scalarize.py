@@ -176,6 +176,11 @@ class Block:
         """The one node that reads this one, and reads it once; None if there is none such."""
         return next(iter(self._readers[node])) if self.uses[node] == 1 and node in self._readers else None
 
+    def is_only_read_by(self, node: Node, test: Callable[[Node], bool]) -> bool:
+        """Whether all that reads a node, and that is something, passes a test."""
+        readers = self._readers.get(node)
+        return readers is not None and all(r is not None and test(r) for r in readers)
+
     def _reached(self, node: Node) -> dict[Node | None, None]:
         """What is computed anew when elements of a node are: inputs before what reads them."""
         found: dict[Node | None, None] = {}
