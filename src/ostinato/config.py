@@ -37,6 +37,9 @@ _FLAGS: dict[str, Flag] = {
     "cache": Flag(True, (False, True), "keep compiled code on disk and load it from there"),
     "cache_dir": Flag("", (), "the folder of compiled code; if empty, the platform's for the user's caches"),
     "cache_size": Flag(512, (), "how many megabytes of compiled code are kept"),
+    "threads": Flag(
+        0, (), "among how many threads a compiled function may divide the lanes of a loop; 0 for one per available core"
+    ),
     # Theano's switches for machinery that does not exist here. Scripts set them; nothing depends on them.
     "device": Flag("cpu", (), "accepted for Theano's sake; arrays live in the memory of the host"),
     "compute_test_value": Flag("off", ("off", "ignore", "warn", "raise"), "accepted for Theano's sake"),

@@ -186,6 +186,20 @@ def placed(nest: Nest, value: Array, starts: Sequence[Expr], sizes: Sequence[Exp
     return in_memory(nest, value.dtype, sizes, region)
 
 
+def lanes(nest: Nest, value: Array, axis: int, first: Expr, n: Expr) -> Array:
+    """The part of an array that begins at `first` along one dimension and has `n` there."""
+    sizes = tuple(n if a == axis else s for a, s in enumerate(value.sizes))
+    memory = value.memory
+    if memory is not None:
+        start = nest.add(memory.offset, nest.mul(first, memory.strides[axis]))
+        return in_memory(nest, value.dtype, sizes, Memory(memory.pointer, start, memory.strides))
+
+    def at(index: Sequence[Expr]) -> Expr:
+        return value.at([nest.add(i, first) if a == axis else i for a, i in enumerate(index)])
+
+    return Array(value.dtype, sizes, at, depth=value.depth, cost=value.cost)
+
+
 def store(nest: Nest, target: Array, index: Sequence[Expr], value: Expr) -> None:
     """Write one element of an array in memory."""
     assert target.memory is not None

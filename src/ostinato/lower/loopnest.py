@@ -10,6 +10,7 @@
           | CallOut(site, words, results)           an op's NumPy reference computes; its results lie where it says
           | Data(var, array)                        the address of a constant array
           | Extern(symbol, exprs, info)             a library's function; scalars are passed by reference
+          | Split(first, n, count, body)            lanes first, …, first + n - 1 of count, in any number of parts
     Carried(var, init, next, result)                like a phi: var within the loop, result after it
     Column(pointer, result, first, row, dtype)      memory of a For for one row per iteration, growing as it goes
 
@@ -34,7 +35,7 @@ from ostinato.lower.integers import Integers
 
 __all__ = [
     "Alloc", "Call", "CallOut", "Carried", "Column", "Const", "Data", "Expr", "Extern", "Fail", "For", "Knows", "Let",
-    "Load", "Nest", "Op", "Routine", "Stmt", "Store", "Var", "format_expr", "format_nest",
+    "Load", "Nest", "Op", "Routine", "Split", "Stmt", "Store", "Var", "format_expr", "format_nest",
 ]  # fmt: skip
 
 
@@ -163,7 +164,24 @@ class For:
     columns: list[Column] = field(default_factory=list)
 
 
-Stmt = Let | Store | Alloc | Fail | Call | CallOut | Data | Extern | For
+@dataclass(eq=False, slots=True)
+class Split:
+    """Work on `count` lanes that are independent of each other: the body does it for the `n` lanes from `first` on.
+
+    It is executed for parts of the lanes, at least once, in several threads at the same time. `work`: what all of
+    it costs, in additions. `least`: a part has so many lanes, or a multiple. It has no call-outs, keeps no
+    memory for results, and no other `Split` is in it.
+    """
+
+    first: Var
+    n: Var
+    count: Expr
+    work: Expr
+    least: int
+    body: list[Stmt]
+
+
+Stmt = Let | Store | Alloc | Fail | Call | CallOut | Data | Extern | Split | For
 
 
 # Nested loops of so many iterations are written out.
@@ -184,6 +202,7 @@ class Nest:
     integers : what is known of sizes and other integers.
     knows : the scalar operations of the backend for which it is made; None for any.
     called_out : nodes that call their reference, whatever rule they have.
+    whole : loops that are not divided into lanes.
     panels : the columns of a panel of a packed matrix, for dtypes with kernels of products.
     sites : the node of each `CallOut`.
     arrays : constants that are handed over with each call.
@@ -195,10 +214,11 @@ class Nest:
         knows: Knows | None = None,
         optimistic: bool = False,
         called_out: Collection[Any] = (),
+        whole: Collection[Any] = (),
         panels: Mapping[str, int] | None = None,
     ) -> None:
         self.integers = Integers(self, optimistic)
-        self.knows, self.called_out = knows, called_out
+        self.knows, self.called_out, self.whole = knows, called_out, whole
         self.panels = panels or {}
         self.sites: list[Any] = []
         self.arrays: list[np.ndarray[Any, Any]] = []
@@ -209,8 +229,9 @@ class Nest:
         self._interned: dict[Any, Expr] = {}
         self._count = itertools.count()
         self._serials: dict[Var, int] = {}
-        self._outside: dict[For, list[Stmt]] = {}  # what comes before a loop that is being made
+        self._outside: dict[For | Split, list[Stmt]] = {}  # what comes before a loop that is being made
         self.routines: dict[str, Routine] = {}
+        self.splits = False  # whether there is a `Split`
         self.one_blas_thread = False  # whether it calls a library where threads would cost more than they bring
 
     @property
@@ -365,7 +386,24 @@ class Nest:
         self.emit(loop)
 
     @contextmanager
-    def before(self, loop: For) -> Iterator[None]:
+    def split(self, count: Expr, work: Expr, least: int) -> Iterator[Split]:
+        """Lanes in parts; statements emitted within the `with` block are the body."""
+        part = Split(self.var("first", "int64"), self.var("n", "int64"), count, work, least, [])
+        self.integers.count(part.first)
+        self.integers.count(part.n)
+        outer, self._cursor = self._cursor, part.body
+        self._outside[part] = outer
+        self._repeating += 1
+        try:
+            yield part
+        finally:
+            self._cursor = outer
+            self._repeating -= 1
+        self.splits = True
+        self.emit(part)
+
+    @contextmanager
+    def before(self, loop: For | Split) -> Iterator[None]:
         """While a loop is being made: statements emitted within the `with` block come before it."""
         inner, self._cursor = self._cursor, self._outside[loop]
         try:
@@ -451,6 +489,10 @@ def _lines(stmt: Stmt, indent: str) -> Iterator[str]:
     elif isinstance(stmt, Extern):
         info = f"{stmt.info.name} = " if stmt.info is not None else ""
         yield f"{indent}{info}extern {stmt.symbol}({', '.join(map(format_expr, stmt.args))})"
+    elif isinstance(stmt, Split):
+        yield f"{indent}split {format_expr(stmt.count)} lanes, at {stmt.first.name} for {stmt.n.name}:"
+        for inner in stmt.body:
+            yield from _lines(inner, indent + "  ")
     else:
         inits = ", ".join(f"{c.var.name} = {format_expr(c.init)}" for c in stmt.carried)
         kind = "parallel for" if stmt.parallel else "for"

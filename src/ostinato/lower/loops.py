@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ostinato.graph import Node
+from ostinato.lower import dividing
 from ostinato.lower.arrays import (
     Array,
     Memory,
@@ -27,10 +28,10 @@ from ostinato.lower.arrays import (
     scalar,
     store,
 )
+from ostinato.lower.dividing import read_backwards
 from ostinato.lower.loopnest import Carried, Expr, For
 from ostinato.lower.scalarize import Block, Enclosing, UnsupportedError, lowering
 from ostinato.lower.writes import is_zero
-from ostinato.ops.indexing import is_reversal
 from ostinato.ops.loop import LoopSpec, body_of, item, split
 from ostinato.ops.sizes import SIZE
 from ostinato.ops.sizes import sizes as symbolic_sizes
@@ -70,14 +71,23 @@ class _Lowering:
         self.block, self.nest, self.node, self.spec = block, block.nest, node, spec
         self.given, self.body = split(spec, node.inputs), body_of(spec)
         self.n = block.scalar(self.given.trip_count)
+        self.division: dividing.Division | None = None
 
     def lower(self) -> list[Array]:
-        block, nest, body = self.block, self.nest, self.body
+        block = self.block
         sequences = [block.in_memory(x) for x in self.given.sequences]
         for s in sequences:
             block.fail_unless(block.op("ge", s.sizes[0], self.n, dtype="bool"))
         invariants = [self._settled(w) for w in self.given.invariants]
         inits = [block.array(c) for c in self.given.carries]
+        lanes = dividing.lanes(block, self.node)
+        if lanes is None:
+            return self._steps(sequences, inits, invariants)
+        self.division = dividing.Division(block, self.node, lanes, (sequences, inits, invariants))
+        return self.division.lower(self._steps)
+
+    def _steps(self, sequences: list[Array], inits: list[Array], invariants: list[Array]) -> list[Array]:
+        block, nest, body = self.block, self.nest, self.body
         spares = [self._two_buffers(c) for c in inits]
         copy_all(nest, [(pair[0], c) for pair, c in zip(spares, inits, strict=True) if pair])
         with nest.loop(self.n, "t") as loop:
@@ -88,8 +98,9 @@ class _Lowering:
                 zip(body.carries, [self._value(c, x) for c, x in zip(carries, inits, strict=True)], strict=True)
             )
             params.update(zip(body.invariants, invariants, strict=True))
-            invariant = dict(zip(body.invariants, self.given.invariants, strict=True))
-            enclosing = Enclosing(block, loop, invariant)
+            pairs = zip(body.invariants, self.given.invariants, strict=True)
+            fixed = {p: x for p, x in pairs if self.division is None or self.division.is_shared(p)}
+            enclosing = Enclosing(block, self.division.part if self.division else loop, fixed)
             inner = Block(nest, self.spec.body, params, frozenset(body.outputs), enclosing)
             outputs = self._step(inner, loop, carries)
         finals = [self._final(c, x) for c, x in zip(carries, inits, strict=True)]
@@ -124,27 +135,19 @@ class _Lowering:
 
     def _output(self, loop: For, j: int, value: Array) -> tuple[Array, Array]:
         """Memory for the rows of an output, as it is known within the loop and after it."""
+        if self.division is not None:
+            return self.division.output(j)
         rows = self._row_sizes(loop, j, value)
         if not self.spec.has_until:
             with self.nest.before(loop):
                 held = new_array(self.nest, value.dtype, [self.n, *rows])
-            if self.block.is_only_read_by(item(self.node, self.spec.n_carries + j), is_reversal):
-                held = self._backwards(held)
+            held = read_backwards(self.block, self.node, self.spec.n_carries + j, held)
             return held, held
         with self.nest.before(loop):
             first = self.nest.op("minimum", self.n, self.nest.const(_FIRST_ROWS))
         column = self.nest.column(loop, first, count(self.nest, rows), value.dtype)
         within = self._region(column.pointer, (self.n, *rows), value.dtype)
         return within, self._region(column.result, (self._trips(loop), *rows), value.dtype)
-
-    def _backwards(self, held: Array) -> Array:
-        """An array whose first row is the last one in memory."""
-        assert held.memory is not None
-        row, *rest = held.memory.strides
-        nest = self.nest
-        last = nest.mul(nest.op("sub", self.n, nest.const(1)), row)
-        region = Memory(held.memory.pointer, last, (nest.mul(row, nest.const(-1)), *rest), backwards=held.memory)
-        return in_memory(nest, held.dtype, held.sizes, region)
 
     def _carry(self, loop: For, init: Array, spare: Any, param: Node) -> _Carry:
         name = param.name or "carry"

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from ostinato.graph import Node
 from ostinato.lower.arrays import Array, Memory, in_memory, is_one, new_array
-from ostinato.lower.loopnest import Const, Expr, For
+from ostinato.lower.loopnest import Const, Expr, For, Split
 from ostinato.lower.scalarize import Block
 
 
@@ -19,7 +19,7 @@ class _Fixed(NamedTuple):
     """A matrix that is the same in all iterations of `loop`, which stands in `block`."""
 
     block: Block
-    loop: For
+    loop: For | Split
     node: Node
     is_transposed: bool
 

@@ -15,6 +15,7 @@ from ostinato.lower import elimination, linalg, loops, products, rules, writes
 from ostinato.lower.accumulation import without_sums
 from ostinato.lower.arrays import Array, Memory, contiguous_strides, copy_all, in_memory, new_array, scalar
 from ostinato.lower.callouts import GaveUpMidwayError
+from ostinato.lower.dividing import NotDivisibleError
 from ostinato.lower.loopnest import Expr, Knows, Nest, Var, format_nest
 from ostinato.lower.scalarize import Block
 
@@ -52,11 +53,14 @@ def lower_graph(
     """
     graph = without_sums(graph)
     called_out: set[Node] = set()
+    whole: set[Node] = set()
     while True:
         try:
-            return _lowered(graph, Nest(knows, optimistic, called_out, panels))
+            return _lowered(graph, Nest(knows, optimistic, called_out, whole, panels))
         except GaveUpMidwayError as error:
             called_out.add(error.node)
+        except NotDivisibleError as error:
+            whole.add(error.node)
 
 
 def _lowered(graph: Graph, nest: Nest) -> Program:

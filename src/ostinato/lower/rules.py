@@ -44,7 +44,7 @@ ELEMENTWISE = """
 """.split()  # noqa: SIM905 (a table reads better)
 
 # What they cost, in additions, where that is more than one.
-_COSTS = dict.fromkeys("true_div floor_div mod sqrt".split(), 8) | dict.fromkeys(  # noqa: SIM905
+COSTS = dict.fromkeys("true_div floor_div mod sqrt".split(), 8) | dict.fromkeys(  # noqa: SIM905
     """pow exp exp2 expm1 log log2 log10 log1p sin cos tan arcsin arccos arctan arctan2
     sinh cosh tanh arcsinh arccosh arctanh sigmoid logaddexp erf erfc gammaln psi""".split(),  # noqa: SIM905
     20,
@@ -70,7 +70,7 @@ def elementwise(block: Block, node: Node) -> Array:
 
     block.fuses(node, [i for i, o in zip(node.inputs, operands, strict=True) if o.aligned])
     depth = 1 + max((o.value.depth for o in operands), default=0)
-    cost = _COSTS.get(node.op.name, 1) + sum(o.value.cost for o in operands)
+    cost = COSTS.get(node.op.name, 1) + sum(o.value.cost for o in operands)
     return Array(dtype, sizes, at, depth=depth, cost=cost)
 
 

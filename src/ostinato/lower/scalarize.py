@@ -30,7 +30,7 @@ from ostinato.lower.arrays import (
     of_elements,
     scalar,
 )
-from ostinato.lower.loopnest import Expr, For, Nest
+from ostinato.lower.loopnest import Expr, For, Nest, Split
 from ostinato.ops.leaf import CONSTANT
 from ostinato.ops.sizes import SIZE, Size
 from ostinato.ops.sizes import sizes as symbolic_sizes
@@ -70,7 +70,7 @@ class Enclosing(NamedTuple):
     """A loop whose body is being lowered: where it stands, and what its invariants are there."""
 
     block: Block
-    loop: For
+    loop: For | Split
     invariants: dict[Node, Node]
 
 
@@ -175,6 +175,10 @@ class Block:
     def only_reader(self, node: Node) -> Node | None:
         """The one node that reads this one, and reads it once; None if there is none such."""
         return next(iter(self._readers[node])) if self.uses[node] == 1 and node in self._readers else None
+
+    def is_read(self, node: Node) -> bool:
+        """Whether anything reads a node, or it is a result."""
+        return node in self._readers
 
     def is_only_read_by(self, node: Node, test: Callable[[Node], bool]) -> bool:
         """Whether all that reads a node, and that is something, passes a test."""

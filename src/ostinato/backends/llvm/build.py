@@ -26,8 +26,9 @@ if TYPE_CHECKING:
 _SYMBOL = "run"
 
 # What the caller of the code must know: it calls out, or reads constants by address, which needs objects of this
-# process; SciPy's BLAS must have one thread meanwhile; it fails where assumptions about sizes do not hold.
-CALLS_OUT, ONE_BLAS_THREAD, ASSUMES = "calls out", "one BLAS thread", "assumes sizes"
+# process; SciPy's BLAS must have one thread meanwhile; it fails where assumptions about sizes do not hold; it divides
+# lanes of loops among threads.
+CALLS_OUT, ONE_BLAS_THREAD, ASSUMES, SPLITS = "calls out", "one BLAS thread", "assumes sizes", "splits loops"
 
 
 class Build:
@@ -102,6 +103,7 @@ class Build:
             CALLS_OUT: nest.sites or nest.arrays,
             ONE_BLAS_THREAD: nest.one_blas_thread,
             ASSUMES: nest.integers.assumptions,
+            SPLITS: nest.splits,
         }
         return Entry(_SYMBOL, (generate(text),), tuple([mark for mark, holds in known.items() if holds]))
 

@@ -15,12 +15,14 @@ from typing import Any
 import numpy as np
 
 from ostinato.backends import Executable
-from ostinato.backends.llvm.build import ASSUMES, CALLS_OUT, ONE_BLAS_THREAD, Build
+from ostinato.backends.llvm.build import ASSUMES, CALLS_OUT, ONE_BLAS_THREAD, SPLITS, Build
 from ostinato.backends.llvm.callouts import CallOuts
-from ostinato.backends.llvm.emit import ARRAYS, CALL_OUT
+from ostinato.backends.llvm.emit import ARRAYS, CALL_OUT, SPREAD, THREADS
 from ostinato.backends.llvm.externals import one_blas_thread
 from ostinato.backends.llvm.runtime import Signature, runtime
+from ostinato.backends.llvm.threads import available_cores
 from ostinato.backends.reference import Interpreter
+from ostinato.config import config
 from ostinato.graph import Graph
 from ostinato.lower.scalarize import UnsupportedError
 
@@ -54,12 +56,16 @@ class Native:
         self._compiled, self._marks = found.compiled, found.marks
         self._callouts: CallOuts | None = None
         self._calls_out = False
-        context = {}
+        context: dict[int, int] = {}
         if CALLS_OUT in self._marks:
             nest = build.program.nest
             self._callouts = CallOuts(nest.sites, nest.arrays)
             self._calls_out = bool(nest.sites)
             context = {CALL_OUT: self._callouts.address, ARRAYS: self._callouts.arrays}
+        if SPLITS in self._marks:
+            n = config.threads or available_cores()
+            runtime().threads.want(n)
+            context |= {SPREAD: runtime().functions["spread"], THREADS: n}
         ends = build.closed.params, build.closed.results
         params, results = ([(np.dtype(n.type.dtype), n.type.shape) for n in ns] for ns in ends)
         self._signature = Signature(params, results)
