@@ -17,6 +17,7 @@ from ostinato.lower.arrays import Array, Memory, contiguous_strides, copy_all, i
 from ostinato.lower.callouts import GaveUpMidwayError
 from ostinato.lower.dividing import NotDivisibleError
 from ostinato.lower.loopnest import Expr, Knows, Nest, Var, format_nest
+from ostinato.lower.memory import Usage, share_places
 from ostinato.lower.scalarize import Block
 
 _RULE_FILES = (elimination, linalg, loops, products, rules, writes)  # importing them enters their rules into the table
@@ -24,12 +25,13 @@ _RULE_FILES = (elimination, linalg, loops, products, rules, writes)  # importing
 
 @dataclass(frozen=True)
 class Program:
-    """What is lowered, its loop nest, and the variables that hold the words of arguments and results."""
+    """What is lowered, its loop nest, the variables of the words of arguments and results, and the use of memory."""
 
     graph: Graph
     nest: Nest
     arguments: Var
     results: Var
+    usage: Usage
 
     def __str__(self) -> str:
         texts = []
@@ -74,7 +76,7 @@ def _lowered(graph: Graph, nest: Nest) -> Program:
         assert held.memory is not None
         nest.keep(held.memory.pointer, word)
         word += 1 + held.ndim
-    return Program(graph, nest, arguments, results)
+    return Program(graph, nest, arguments, results, share_places(nest))
 
 
 def _held(nest: Nest, values: list[Array]) -> list[Array]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from ostinato.backends import Executable
 from ostinato.backends.llvm.build import ASSUMES, CALLS_OUT, ONE_BLAS_THREAD, SPLITS, Build
 from ostinato.backends.llvm.callouts import CallOuts
 from ostinato.backends.llvm.emit import ARRAYS, CALL_OUT, SPREAD, THREADS
+from ostinato.backends.llvm.entry import WORKSPACE
 from ostinato.backends.llvm.externals import one_blas_thread
 from ostinato.backends.llvm.runtime import Signature, runtime
 from ostinato.backends.llvm.threads import available_cores
@@ -71,8 +73,19 @@ class Native:
         self._signature = Signature(params, results)
         self._dtypes = [dtype for dtype, _ in params]
         self._descriptor = runtime().descriptor(self._compiled.address, self._signature, context)
-        self._fast = runtime().fast(self._descriptor, (self._compiled, self._callouts))
+        self._functions: list[Callable[..., Any]] = []
+        self._fast = self._c_function(single=False)
         self._otherwise: Executable | None = None
+        self.report = replace(self.report, texts={**self.report.texts, "memory": self._memory})
+
+    def _memory(self) -> str:
+        return f"{self.build.program.usage}; calls so far made a workspace of {self.workspace} bytes."
+
+    @property
+    def workspace(self) -> int:
+        """The bytes of memory in which a call computes; calls that needed more have made it larger."""
+        descriptors = [self._descriptor, *[f.__self__ for f in self._functions]]  # type: ignore[attr-defined]
+        return max(*[int(d[WORKSPACE]) for d in descriptors], getattr(self._otherwise, "workspace", 0))
 
     @property
     def graph(self) -> Graph:
@@ -95,7 +108,13 @@ class Native:
         """
         if self._calls_out or ONE_BLAS_THREAD in self._marks:
             return None
-        return runtime().fast(self._descriptor, (self._compiled, self._callouts), single)
+        return self._c_function(single)
+
+    def _c_function(self, single: bool) -> Callable[..., Any] | None:
+        made = runtime().fast(self._descriptor, (self._compiled, self._callouts), single)
+        if made is not None:
+            self._functions.append(made)
+        return made
 
     def __call__(self, arrays: Sequence[Any]) -> list[Any]:
         ready = [_readable(a, dtype) for a, dtype in zip(arrays, self._dtypes, strict=True)]
