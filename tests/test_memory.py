@@ -166,9 +166,9 @@ def test_less_memory_is_needed() -> None:
     """A chain of products needs two matrices at a time, however long it is."""
     x = T.dmatrix("x")
     y = x
-    for k in range(8):
+    for k in range(20):
         y = T.dot(y, x) if k % 2 else T.dot(T.sin(y), x)
-    run, array = Native(Graph((x,), (T.sum(y),))), RNG.normal(size=(100, 100)) / 10
+    run, array = Native(Graph((x,), (T.sum(y),))), RNG.normal(size=(200, 200)) / 20
     run([array])
     with mock.patch("ostinato.lower.program.share_places", return_value=Usage(0, 0)):
         apart = Native(Graph((x,), (T.sum(y),)))

@@ -24,10 +24,10 @@ from ostinato.graph import Graph, Node, make, redirect, topological
 from ostinato.lower.arrays import TINY
 from ostinato.ops.contraction import MATMUL
 from ostinato.ops.indexing import is_reversal
-from ostinato.ops.leaf import constant, new_input, static_int
+from ostinato.ops.leaf import constant, constant_value, new_input, static_int
 from ostinato.ops.loop import LOOP, LoopSpec, body_of, results_of, sizes_outside, split
 from ostinato.ops.movement import reshape, swapaxes
-from ostinato.ops.sizes import as_size_nodes, broadcast_to, same_size, sizes
+from ostinato.ops.sizes import BROADCAST, as_size_nodes, broadcast_to, same_size, sizes
 from ostinato.ops.sizes import product as product_of_sizes
 from ostinato.rewrite.engine import run_passes
 from ostinato.rewrite.loop_prune import loop_prune
@@ -91,6 +91,15 @@ def _plain(size: Any) -> Any:
     return size if known is None else known
 
 
+def _plus(first: Any, total: Any) -> Any:
+    """The sum of an initial value and a total, which is the total where the sum began with zeros of its sizes."""
+    if first.op is BROADCAST and first.type == total.type and all(map(same_size, sizes(first), sizes(total))):
+        zero = constant_value(first.inputs[0])
+        if zero is not None and zero.ndim == 0 and zero == 0:
+            return total
+    return first + total
+
+
 class _Change:
     """A loop that loses some carries, and what is computed after it in their place."""
 
@@ -111,7 +120,7 @@ class _Change:
 
         def final(sums: list[Any], outputs: list[Any]) -> Any:
             a, b = (self._merged(p, outputs, turned) for p in places)
-            return self.given.carries[i] + make(MATMUL, (swapaxes(a, 0, 1), b))
+            return _plus(self.given.carries[i], make(MATMUL, (swapaxes(a, 0, 1), b)))
 
         self.removed[i] = final
 
@@ -154,7 +163,7 @@ class _Change:
         self.carries.append((param, broadcast_to(constant(0, value.type.dtype), outside), param + value))
 
         def final(sums: list[Any], outputs: list[Any]) -> Any:
-            return self.given.carries[i] + make(term.op, (sums[place], *as_size_nodes(targets)), term.params)
+            return _plus(self.given.carries[i], make(term.op, (sums[place], *as_size_nodes(targets)), term.params))
 
         self.removed[i] = final
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ostinato.graph import Node
-from ostinato.lower import dividing
+from ostinato.lower import dividing, packing
 from ostinato.lower.arrays import (
     Array,
     Memory,
@@ -78,7 +78,10 @@ class _Lowering:
         sequences = [block.in_memory(x) for x in self.given.sequences]
         for s in sequences:
             block.fail_unless(block.op("ge", s.sizes[0], self.n, dtype="bool"))
-        invariants = [self._settled(w) for w in self.given.invariants]
+        packed = packing.only_packed(block.nest, self.spec.body)
+        invariants = [
+            self._settled(w, p in packed) for w, p in zip(self.given.invariants, self.body.invariants, strict=True)
+        ]
         inits = [block.array(c) for c in self.given.carries]
         lanes = dividing.lanes(block, self.node)
         if lanes is None:
@@ -115,11 +118,13 @@ class _Lowering:
     def _trips(self, loop: For) -> Expr:
         return self.n if loop.trips is None else loop.trips
 
-    def _settled(self, node: Node) -> Array:
+    def _settled(self, node: Node, is_packed: bool) -> Array:
         """A value that the body may read any number of times."""
         value = self.block.array(node)
         free = not value.sizes or is_zero(self.block, value) or (is_tiny(value.sizes) and value.memory is None)
-        return value if free else self.block.rows_in_order(node)
+        if free:
+            return value
+        return self.block.in_memory(node) if is_packed else self.block.rows_in_order(node)
 
     def _row_sizes(self, loop: For, j: int, value: Array) -> tuple[Expr, ...]:
         """The sizes of the rows of an output, as they are known before the loop."""

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from ostinato.graph import Node
+from ostinato.graph import Graph, Node
 from ostinato.lower.arrays import Array, Memory, in_memory, is_one, new_array
-from ostinato.lower.loopnest import Const, Expr, For, Split
+from ostinato.lower.loopnest import Const, Expr, For, Nest, Split
 from ostinato.lower.scalarize import Block
 
 
@@ -41,6 +41,15 @@ def product(block: Block, node: Node) -> Array | None:
     return None if result is None else _transposed(block, result)
 
 
+def only_packed(nest: Nest, body: Graph) -> set[Node]:
+    """The params of a body that only products of matrices read: how these lie does not matter if they are packed."""
+    read: set[Node] = set(body.results)
+    for node in body.nodes():
+        if node.op.name != "matmul" or node.type.ndim != 2:
+            read.update(node.inputs)
+    return {p for p in body.params if p not in read and p.type.ndim == 2 and p.type.dtype in nest.panels}
+
+
 def _fixed(block: Block, node: Node) -> _Fixed | None:
     """Where a matrix is first known that nothing changes afterwards; None if the innermost loop makes it."""
     found, flips = None, False
@@ -62,31 +71,35 @@ def _multiplied(block: Block, node: Node, a: Array, fixed: _Fixed) -> Array | No
         return None
     b = _transposed(block, value) if fixed.is_transposed else value
     block.require_equal(a.sizes[1], b.sizes[0])
-    panels = _packed(fixed, b)
+    key = fixed.loop, fixed.node, fixed.is_transposed
+    if key not in fixed.block.packed:
+        with nest.before(fixed.loop):
+            fixed.block.packed[key] = _packed(block, b)
     held = new_array(nest, node.type.dtype, [a.sizes[0], b.sizes[1]])
-    assert a.memory is not None
-    assert held.memory is not None
-    target, strides = held.memory, a.memory.strides
-    args = [_start(block, a), *strides, panels, target.pointer, target.strides[0], a.sizes[0], *b.sizes]
-    nest.kernel(f"kernels.multiply_{a.dtype}", args, target.pointer)
+    _multiply(block, a, b, fixed.block.packed[key], held)
     return held
 
 
-def _packed(fixed: _Fixed, b: Array) -> Expr:
-    """The address of the panels of a fixed matrix, made before the outermost loop that leaves it alone."""
-    block, nest = fixed.block, fixed.block.nest
-    key = fixed.loop, fixed.node, fixed.is_transposed
-    if key not in block.packed:
-        assert b.memory is not None
-        width = nest.panels[b.dtype]
-        with nest.before(fixed.loop):
-            some = nest.op("floor_div", nest.add(b.sizes[1], nest.const(width - 1)), nest.const(width))
-            room = nest.mul(nest.mul(some, nest.const(width)), b.sizes[0])
-            pointer = nest.alloc(nest.let(room), b.dtype)
-            args = [_start(block, b), *b.memory.strides, pointer, *b.sizes]
-            nest.kernel(f"kernels.pack_{b.dtype}", args, pointer)
-        block.packed[key] = pointer
-    return block.packed[key]
+def multiply(block: Block, a: Array, b: Array, c: Array) -> None:
+    """c = a @ b, for matrices in memory; b is packed for this product alone."""
+    _multiply(block, a, b, _packed(block, b), c)
+
+
+def _packed(block: Block, b: Array) -> Expr:
+    """The address of the panels of a matrix, made here."""
+    assert b.memory is not None
+    nest, width = block.nest, block.int(block.nest.panels[b.dtype])
+    some = nest.op("floor_div", nest.add(b.sizes[1], nest.op("sub", width, nest.const(1))), width)
+    pointer = nest.alloc(nest.let(nest.mul(nest.mul(some, width), b.sizes[0])), b.dtype)
+    nest.kernel(f"kernels.pack_{b.dtype}", [_start(block, b), *b.memory.strides, pointer, *b.sizes], pointer)
+    return pointer
+
+
+def _multiply(block: Block, a: Array, b: Array, panels: Expr, c: Array) -> None:
+    assert a.memory is not None
+    assert c.memory is not None
+    args = [_start(block, a), *a.memory.strides, panels, _start(block, c), c.memory.strides[0], a.sizes[0], *b.sizes]
+    block.nest.kernel(f"kernels.multiply_{a.dtype}", args, c.memory.pointer)
 
 
 def _start(block: Block, x: Array) -> Expr:

@@ -64,9 +64,9 @@ def _matmul(block: Block, node: Node) -> Array:
 
 
 def _one_product(block: Block, a: Array, b: Array, c: Array) -> None:
-    """By loops of our own; where it is computed once and is large, by BLAS."""
+    """By loops of our own; where it is computed once by a kernel or, if it is large, by BLAS."""
     nest = block.nest
-    if nest.in_loop or not blas.has_gemm(a, b, c):
+    if nest.in_loop or not blas.has_gemm(a, b, c) or c.dtype not in nest.panels:
         return _call_product(block, a, b, c)
     work = count(nest, [*c.sizes, a.sizes[1]])
     large = block.op("ge", work, block.int(_LARGE), dtype="bool")
@@ -74,7 +74,7 @@ def _one_product(block: Block, a: Array, b: Array, c: Array) -> None:
         large = block.op("and", large, blas.is_apart(block, x), dtype="bool")
     large = nest.let(large)
     with nest.when(block.op("logical_not", large, dtype="bool")):
-        _call_product(block, a, b, c)
+        packing.multiply(block, a, b, c)
     with nest.when(large):
         blas.gemm(block, a, b, c)
     return None
