@@ -90,7 +90,7 @@ def _packed(block: Block, b: Array) -> Expr:
     assert b.memory is not None
     nest, width = block.nest, block.int(block.nest.panels[b.dtype])
     some = nest.op("floor_div", nest.add(b.sizes[1], nest.op("sub", width, nest.const(1))), width)
-    pointer = nest.alloc(nest.let(nest.mul(nest.mul(some, width), b.sizes[0])), b.dtype)
+    pointer = nest.alloc(nest.mul(nest.mul(some, width), b.sizes[0]), b.dtype)
     nest.kernel(f"kernels.pack_{b.dtype}", [_start(block, b), *b.memory.strides, pointer, *b.sizes], pointer)
     return pointer
 
