@@ -7,6 +7,7 @@ from ostinato import gradient, printing, scan_module, tensor
 from ostinato._version import __version__
 from ostinato.config import config
 from ostinato.errors import (
+    DeviceError,
     DisconnectedInputError,
     LinearAlgebraError,
     MissingInputError,
@@ -31,6 +32,7 @@ Variable = TensorVariable
 Param = In
 
 __all__ = [
+    "DeviceError",
     "DisconnectedInputError",
     "Function",
     "Graph",
