@@ -36,7 +36,11 @@ def kinds(function: Any) -> set[str]:
 
 
 def compare(
-    inputs: Sequence[Any], outputs: Sequence[Any], arrays: Sequence[Any], tol: float | None = None, became: str = "kernel"
+    inputs: Sequence[Any],
+    outputs: Sequence[Any],
+    arrays: Sequence[Any],
+    tol: float | None = None,
+    became: str = "kernel",
 ) -> Any:
     """Run a computation on the device and on the reference; results have equal dtypes, shapes and values.
 

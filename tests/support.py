@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,6 +19,12 @@ INTEGER_DTYPES = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32"
 FLOAT_DTYPES = ("float16", "float32", "float64")
 DTYPES = ("bool", *INTEGER_DTYPES, *FLOAT_DTYPES)
 TOLERANCE = {"float16": 4e-3, "float32": 2e-6, "float64": 1e-12}
+
+
+def unmeasured() -> dict[str, str]:
+    """The environment, for a process whose coverage is not to count: one that runs a copy of the package, or may be
+    stopped while it writes, since a part of a data file cannot be added up with the others."""
+    return {n: v for n, v in os.environ.items() if not n.startswith("COV")}
 
 
 def normal(*shape: int, seed: int = 0) -> np.ndarray[Any, Any]:

@@ -19,13 +19,14 @@ from ostinato.errors import UnknownFlagError
 
 FLAGS = {
     "floatX": "float64",
-    "mode": "reference",
+    "mode": "native",
     "verify": False,
     "cache": True,
     "cache_dir": "",
     "cache_size": 512,
     "device": "cpu",
     "gpu_precision": "ieee",
+    "gpu_replay": False,
     "compute_test_value": "off",
     "exception_verbosity": "low",
     "optimizer": "fast_run",

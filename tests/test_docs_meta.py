@@ -9,18 +9,22 @@ import io
 import os
 import re
 import shutil
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+from conftest import is_whole
 
 import ostinato
 import ostinato.tensor as T
 from ostinato.ops import OPS
 from ostinato.rewrite.engine import PASSES
+from support import unmeasured
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -193,6 +197,22 @@ def follow_recipes(package: Path) -> None:
     put(package / "backends" / "__init__.py", start, f"{start}\n{line}")
 
 
+def test_data_files_that_were_not_written_to_their_end_are_told(tmp_path: Path) -> None:
+    whole = tmp_path / ".coverage.whole"
+    with closing(sqlite3.connect(whole)) as database:
+        database.execute("create table coverage_schema (version integer)")
+        database.execute("create table bits (numbits blob)")
+        database.executemany("insert into bits values (?)", [(bytes(100),)] * 500)
+        database.commit()
+    assert is_whole(whole)
+    data = whole.read_bytes()
+    for n in (0, 50, 1000, 4096, len(data) - 4096):
+        part = tmp_path / f".coverage.{n}"
+        part.write_bytes(data[:n])
+        assert not is_whole(part)
+    assert not is_whole(tmp_path / ".coverage.nothing")
+
+
 def test_the_recipes_of_contributing_work(tmp_path: Path) -> None:
     """In a copy of the package, and with nothing else touched; the generated tests find the new op."""
     package = tmp_path / "src" / "ostinato"
@@ -200,8 +220,7 @@ def test_the_recipes_of_contributing_work(tmp_path: Path) -> None:
     follow_recipes(package)
     shutil.copytree(ROOT / "tests", tmp_path / "tests", ignore=shutil.ignore_patterns("__pycache__"))
     paths = os.pathsep.join([str(tmp_path / "src"), str(tmp_path / "tests")])
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("COV")}  # a copy does not count
-    environment |= {"PYTHONPATH": paths, "PYTHONDONTWRITEBYTECODE": "1"}
+    environment = unmeasured() | {"PYTHONPATH": paths, "PYTHONDONTWRITEBYTECODE": "1"}
 
     def run(*args: str) -> str:
         done = subprocess.run([sys.executable, *args], cwd=tmp_path, env=environment, capture_output=True, text=True)

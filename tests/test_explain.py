@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
+import numpy as np
 import pytest
 
 import ostinato
 import ostinato.tensor as T
-from ostinato.errors import OstinatoValueError
+from ostinato.errors import OstinatoTypeError, OstinatoValueError
 
 
 def recurrence(mode: str) -> Any:
@@ -48,6 +50,52 @@ def test_a_native_function() -> None:
     assert 'define i32 @"run"' in run.explain("llvm")
     with pytest.raises(OstinatoValueError, match=r"has no stage 'ptx'; there is graph, nest, llvm"):
         run.explain("ptx")
+
+
+def test_loops_and_memory_of_a_native_function() -> None:
+    x, a, W = T.dvector("x"), T.dscalar("a"), T.dmatrix("W")
+    h, _ = ostinato.scan(lambda v, h: T.tanh(a * h + v), x, T.constant(0.0, dtype="float64"), name="network")
+    run = ostinato.function([x, a, W], [h, T.tanh(W), T.cast(W.sum(axis=1) > 0, "int8")], mode="native")
+    lines = run.explain().splitlines()
+    start, stop = lines.index("Loops and calls, in order:"), lines.index("Bytes of a call:")
+    assert lines[start + 1 : stop] == [
+        "  loop 'network': x.shape[0] steps, one after the other, with 1 number in registers",
+        "  for W.shape[0] elements",
+        "    over W.shape[1], carrying 1 number, 16 at a time",
+        "  for W.shape[0] x W.shape[1] elements, 8 at a time",
+        "  for W.shape[0] elements",
+    ]
+    assert lines[stop + 1 : -1] == [
+        "  results: 8 * x.shape[0] + 8 * W.shape[0] * W.shape[1] + 1 * W.shape[0]",
+        "  on the way: 8 * W.shape[0]",
+    ]
+    given = [np.ones(1000), 0.5, np.ones((20, 3))]
+    told = run.explain(arguments=given).splitlines()
+    assert told[stop + 1 : -1] == [f"  results: {sum(r.nbytes for r in run(*given))}", f"  on the way: {8 * 20}"]
+    with pytest.raises(OstinatoTypeError, match="missing input"):
+        run.explain(arguments=given[:1])
+
+
+def test_what_is_told_of_loops_in_loops_products_and_calls() -> None:
+    n, X, W = T.lscalar("n"), T.dmatrix("X"), T.dmatrix("W")
+    h, _ = ostinato.scan(
+        lambda v, h: T.polygamma(1, T.tanh(T.dot(h, W)) + v), X, T.zeros((n,), "float64"), name="outer"
+    )
+    walk, _ = ostinato.scan(lambda k: (k + 1, ostinato.until(k > 3)), outputs_info=0, n_steps=n)
+    run = ostinato.function([n, X, W], [h[-1], walk, T.linalg.cholesky(W)], mode="native")
+    text = run.explain()
+    assert "  loop 'outer': X.shape[0] steps, one after the other, with 1 array in memory\n    call of product" in text
+    assert "\n    call of NumPy: polygamma\n" in text
+    assert "  loop: n steps, one after the other, until a condition, with 1 number in registers\n" in text
+    assert "  call of cholesky.float64\n" in text or "  call of lapack.dpotrf" in text
+    assert re.search(r"  on the way: .*\b8 \* W.shape\[1\].*, and rows of loops that end by a condition$", text, re.M)
+    assert re.search(r"  on the way: \d+, and rows", run.explain(arguments=[3, np.ones((5, 3)), np.eye(3)]), re.M)
+
+
+def test_a_function_without_loops() -> None:
+    x = T.dscalar()
+    text = ostinato.function([x], x + 1, mode="native").explain()
+    assert "No loops: a few operations on numbers.\nBytes of a call:\n  results: 8\n  on the way: 0\n" in text
 
 
 def test_a_condition_is_told() -> None:

@@ -106,7 +106,14 @@ def test_lstm(rows: int, inputs: int, hidden: int) -> None:
     x, h0, c0, W, U, b = T.ftensor3("x"), *T.fmatrices("h0", "c0", "W", "U"), T.fvector("b")
     (h, c), _ = scan(lambda x_t, h, c: lstm(x_t, h, c, W, U, b), x, [h0, c0])
     given = [x, h0, c0, W, U, b]
-    shapes = [(4, rows, inputs), (rows, hidden), (rows, hidden), (inputs, 4 * hidden), (hidden, 4 * hidden), (4 * hidden,)]
+    shapes = [
+        (4, rows, inputs),
+        (rows, hidden),
+        (rows, hidden),
+        (inputs, 4 * hidden),
+        (hidden, 4 * hidden),
+        (4 * hidden,),
+    ]
     compare(given, with_gradients(given, [h, c], given), [normal(*s, seed=k) for k, s in enumerate(shapes)], tol=1e-4)
 
 
@@ -122,7 +129,12 @@ def test_gru() -> None:
 
     y, _ = scan(step, x, [h0])
     given = [x, h0, W, U]
-    compare(given, with_gradients(given, [y], given), [normal(4, 2, 18), normal(2, 20), normal(18, 60), normal(20, 60)], tol=1e-4)
+    compare(
+        given,
+        with_gradients(given, [y], given),
+        [normal(4, 2, 18), normal(2, 20), normal(18, 60), normal(20, 60)],
+        tol=1e-4,
+    )
 
 
 @pytest.mark.parametrize(("rows", "hidden"), [(3, 12), (1, 20)])
@@ -147,7 +159,12 @@ def test_precision_of_products(precision: str) -> None:
     x, h0, U = T.ftensor3("x"), *T.fmatrices("h0", "U")
     y, _ = scan(lambda x_t, h: T.tanh(T.dot(h, U) + x_t), x, h0)
     with ostinato.config.change_flags(gpu_precision=precision):
-        compare([x, h0, U], [y], [normal(4, 2, 20), normal(2, 20), normal(20, 20)], tol=3e-5 if precision == "ieee" else 5e-2)
+        compare(
+            [x, h0, U],
+            [y],
+            [normal(4, 2, 20), normal(2, 20), normal(20, 20)],
+            tol=3e-5 if precision == "ieee" else 5e-2,
+        )
 
 
 def test_products_of_float64() -> None:
@@ -302,7 +319,9 @@ def test_reversed_and_strided_inputs(backwards: bool) -> None:
 
 def test_several_outputs_and_a_state_that_is_not_recorded() -> None:
     x = T.fmatrix("x")
-    (a, b, c), _ = scan(lambda x_t, a, b: (a + x_t, b * 0.5 + a, a * b), x, [T.zeros_like(x[0]), T.ones_like(x[0]), None])
+    (a, b, c), _ = scan(
+        lambda x_t, a, b: (a + x_t, b * 0.5 + a, a * b), x, [T.zeros_like(x[0]), T.ones_like(x[0]), None]
+    )
     compare([x], with_gradients([], [a[-1], c], [x]), [normal(5, 4)])
     compare([x], [b[-1], a, c[1:]], [normal(5, 4)])
 
@@ -343,7 +362,11 @@ def test_float16() -> None:
 # ---- not a number ---------------------------------------------------------------------------------
 
 NAN, INF = np.nan, np.inf
-AWKWARD = [[0.0, NAN, 1.0, INF, -INF, -0.0, 3.0], [NAN, 2.0, -1.0, INF, INF, 0.0, -2.0], [1.0, 1.0, NAN, -INF, 0.0, 1.0, 1.0]]
+AWKWARD = [
+    [0.0, NAN, 1.0, INF, -INF, -0.0, 3.0],
+    [NAN, 2.0, -1.0, INF, INF, 0.0, -2.0],
+    [1.0, 1.0, NAN, -INF, 0.0, 1.0, 1.0],
+]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

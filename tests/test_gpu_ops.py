@@ -66,7 +66,9 @@ WITHOUT_KERNEL = {"polygamma", "psi"}
 INTERPRETED_WITHOUT = {"round", "arcsin", "arccos", "arctan", "arctan2", "arcsinh", "arccosh", "arctanh", "gammaln"}
 
 
-@pytest.mark.parametrize(("op", "sample"), samples(lambda op, node: any(is_elementwise(n) and n.op is op for n in topological([node]))))
+@pytest.mark.parametrize(
+    ("op", "sample"), samples(lambda op, node: any(is_elementwise(n) and n.op is op for n in topological([node])))
+)
 def test_elementwise_within_a_loop(op: Op, sample: Sample) -> None:
     f = in_a_loop(op, sample)
     names = {n.op.name for n in topological([sample.build(*variables(sample.arrays))])}
@@ -83,7 +85,8 @@ def test_reductions_within_a_loop(op: Op, sample: Sample) -> None:
 
 
 @pytest.mark.parametrize(
-    ("op", "sample"), samples(lambda op, node: not any(is_elementwise(n) for n in topological([node])) and op.name not in REDUCTIONS)
+    ("op", "sample"),
+    samples(lambda op, node: not any(is_elementwise(n) for n in topological([node])) and op.name not in REDUCTIONS),
 )
 def test_others_within_a_loop(op: Op, sample: Sample) -> None:
     in_a_loop(op, sample)

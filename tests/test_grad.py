@@ -13,6 +13,7 @@ import ostinato.tensor as T
 from numeric import central
 from ostinato.errors import DisconnectedInputError, OstinatoTypeError, OstinatoValueError
 from ostinato.gradient import disconnected_grad, zero_grad
+from ostinato.ops import OPS
 
 
 def value(node: Any, given: dict[Any, Any]) -> Any:
@@ -348,3 +349,24 @@ def test_inner_loops_of_other_lengths_at_every_step() -> None:
     np.testing.assert_allclose((found[0] ** 2).sum(), plain(*arrays), rtol=1e-13)
     for i in range(2):
         np.testing.assert_allclose(found[1 + i], central(plain, arrays, i, step=1e-4), rtol=1e-7)
+
+
+def test_a_derivative_records_the_carry_where_all_it_needs_follows_from_that() -> None:
+    """Two values per step follow from the state by cheap operations: one number is recorded, not two."""
+    r, x0 = T.dscalar("r"), T.dscalar("x0")
+    path, _ = ostinato.scan(lambda x, r: r * x * (1 - x), outputs_info=x0, non_sequences=r, n_steps=20)
+    run = ostinato.function([r, x0], T.grad((path**2).sum(), [r, x0]))
+    loops = [n for n in run.graph.nodes() if n.op is OPS["loop"]]
+    assert [n.params[0].n_outputs for n in loops] == [2, 0]
+
+    def plain(r: float, x: float) -> float:
+        total = 0.0
+        for _ in range(20):
+            x = r * x * (1 - x)
+            total += x * x
+        return total
+
+    found = run(2.9, 0.3)
+    for k, g in enumerate(found):
+        expected = central(plain, [np.float64(2.9), np.float64(0.3)], k, 1e-4)
+        np.testing.assert_allclose(g, expected, rtol=1e-6)

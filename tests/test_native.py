@@ -290,3 +290,33 @@ def test_reductions_over_every_axis_of_long_arrays() -> None:
     x = T.dtensor3("x")
     outputs = [f(x, axis=a) for f in (T.sum, T.max, T.prod) for a in (0, 1, 2, (0, 1), (1, 2), None)]
     compare(Graph((x,), tuple(outputs)), [np.cos(np.arange(3 * 4 * 37.0)).reshape(3, 4, 37)], rtol=1e-12)
+
+
+def test_sequences_that_cost_little_are_computed_where_they_are_read() -> None:
+    """Rows of scalars and of a few numbers; what costs more, or is no row of few numbers, goes to memory."""
+    x, m, w = T.dvector("x"), T.tensor("float64", (None, 2), "m"), T.dmatrix("w")
+    start = T.constant(0.0, dtype="float64")
+    scalars, _ = ostinato.scan(lambda v, k, h: h * 0.5 + v * k, [2.0 * x[::-1], T.arange(x.shape[0])], start)
+    tiny, _ = ostinato.scan(lambda v, h: T.sin(h) + v[0] * v[1] + v.sum(), 1.0 - m, start)
+    rows, _ = ostinato.scan(lambda v, h: h * 0.5 + v.sum(), -w, start)
+    costly, _ = ostinato.scan(lambda v, h: h * 0.5 + v, T.exp(x), start)
+    tables, _ = ostinato.scan(lambda v, h: h * 0.5 + v, T.constant(np.arange(5.0)), start)
+    outputs = [scalars, tiny, rows, costly, tables]
+    graph = rewrite(Graph((x, m, w), (*outputs, *T.grad(sum(o.sum() for o in outputs), [x, m, w]))))
+    rng = np.random.default_rng(0)
+    for n in (0, 1, 9):
+        compare(graph, [rng.normal(size=n), rng.normal(size=(n, 2)), rng.normal(size=(n, 3))], rtol=1e-12)
+    kept = [a.dtype for a in lower_graph(Graph((x,), (scalars,))).nest.body if type(a).__name__ == "Alloc"]
+    assert kept == ["float64"]  # the result
+
+
+def test_sums_that_wait_for_the_step_before_are_not_fused_with_products_that_do_not() -> None:
+    x, a = T.dvector("x"), T.dscalar("a")
+    ys, _ = ostinato.scan(lambda v, h: h + 3.0 * v, x, a)
+    zs, _ = ostinato.scan(lambda v, h: 3.0 * h + v, x, a)
+    late, early = (ostinato.function([x, a], o, mode="native").explain("llvm") for o in (ys, zs))
+    assert "fadd contract double" not in late
+    assert "fadd double" in late
+    assert "fadd contract double" in early
+    for o in (ys, zs):
+        compare(Graph((x, a), (o,)), [np.linspace(-1, 1, 33), np.float64(0.3)])

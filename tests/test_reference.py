@@ -1,8 +1,12 @@
-"""The reference backend: what it says when a run fails, growth of outputs, types at run time, threads."""
+"""The reference backend: what it says when a run fails, growth of outputs, types at run time, threads.
+
+The native one says the same, so what calls a function is tried in either mode.
+"""
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -10,16 +14,29 @@ import pytest
 
 import ostinato
 import ostinato.tensor as T
-from ostinato.backends import BACKENDS, find_backend
+from ostinato.backends import BACKENDS, DEFAULT, find_backend
 from ostinato.backends.reference import Tape, compile_graph, run_loop
+from ostinato.config import Config
 from ostinato.errors import OstinatoError, OstinatoIndexError, OstinatoValueError, ShapeError
 from ostinato.graph import Graph
+
+
+@pytest.fixture(autouse=True, params=["reference", "native"])
+def mode(request: pytest.FixtureRequest) -> Iterator[str]:
+    with ostinato.config.change_flags(mode=request.param):
+        yield request.param
 
 
 def test_the_table_of_backends() -> None:
     assert set(BACKENDS) >= {"reference", "native"}
     assert find_backend("reference") is compile_graph
-    assert find_backend("FAST_RUN") is find_backend(None)
+    with ostinato.config.change_flags(mode=DEFAULT):
+        assert find_backend("FAST_RUN") is find_backend(None)
+    with ostinato.config.change_flags(mode="reference"):
+        assert find_backend("FAST_RUN") is find_backend(None) is find_backend("reference")
+    with ostinato.config.change_flags(mode="FAST_COMPILE"):
+        assert find_backend(None) is find_backend(DEFAULT)
+    assert Config({}).mode == DEFAULT
     with pytest.raises(OstinatoValueError, match=r"there is no mode .quantum.; there is gpu, native, reference"):
         ostinato.function([], T.constant(1), mode="quantum")
 

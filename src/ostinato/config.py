@@ -40,7 +40,7 @@ def device_name(value: Any) -> Any:
 
 _FLAGS: dict[str, Flag] = {
     "floatX": Flag("float64", ("float16", "float32", "float64"), "dtype of floats whose dtype is not given"),
-    "mode": Flag("reference", (), "how functions run: a name in ostinato.backends.BACKENDS"),
+    "mode": Flag("native", (), "how functions run: a name in ostinato.backends.BACKENDS"),
     "verify": Flag(
         False, (False, True), "check every graph after every pass; the reference checks the types of values too"
     ),
@@ -50,7 +50,7 @@ _FLAGS: dict[str, Flag] = {
     "device": Flag(
         "cpu", ("cpu", "cuda", "auto"), "where functions run; auto is whichever suits a function", device_name
     ),
-    "gpu_replay": Flag(True, (False, True), "record small calls on a GPU that come again as a CUDA graph"),
+    "gpu_replay": Flag(False, (False, True), "record small calls on a GPU that come again as a CUDA graph"),
     "gpu_precision": Flag(
         "ieee", ("ieee", "tf32", "bf16"), "how a GPU multiplies matrices of float32: exactly, or rounding the factors"
     ),

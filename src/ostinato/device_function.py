@@ -24,7 +24,9 @@ class DeviceFunction(Function):
     false. What torch's autograd knows of an argument is not continued: derivatives are made by `grad`.
     """
 
-    def __init__(self, closed: Closed, keys: Any, choice: Choice, name: str | None, allow_input_downcast: bool | None) -> None:
+    def __init__(
+        self, closed: Closed, keys: Any, choice: Choice, name: str | None, allow_input_downcast: bool | None
+    ) -> None:
         super().__init__(closed, keys, choice, name, allow_input_downcast)
         self._inputs = [_DeviceIn(i) for i in closed.inputs]
         self._defaults = [None if d is None else self._run.moved(d) for d in self._defaults]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from ostinato.backends import Report
 from ostinato.device import prefers_cpu
@@ -14,7 +15,9 @@ if TYPE_CHECKING:
     from ostinato.function import Function
 
 
-def explain(function: Function, report: Report | None, stage: str | None) -> str:
+def explain(
+    function: Function, report: Report | None, stage: str | None, arguments: Sequence[Any] | None = None
+) -> str:
     """A summary, or the text of a stage."""
     texts = {"graph": lambda: str(function.graph), **(report.texts if report else {})}
     if stage is not None:
@@ -38,6 +41,8 @@ def explain(function: Function, report: Report | None, stage: str | None) -> str
         lines.append(f"Calls out to NumPy: {', '.join(report.called_out)}.")
     lines.append(_count(function.graph))
     lines += _loops(function.graph, "")
+    if report and report.details:
+        lines += report.details(arguments)
     lines.append(f"Text of a stage: explain({') or explain('.join(map(repr, texts))}).")
     return "\n".join(lines)
 

@@ -32,6 +32,7 @@ from ostinato.types import TensorType
 from ostinato.values import as_variable, convert, fit, is_ready
 from ostinato.verify import verify
 
+
 class In:
     """An input of a function with a name, a default value or its own rule for conversion.
 
@@ -222,23 +223,31 @@ class Function:
                     variable._value = value
         return results if self._keys == "list" else self._shaped(results)
 
-    def explain(self, stage: str | None = None) -> str:
+    def explain(self, stage: str | None = None, arguments: Sequence[Any] | None = None) -> str:
         """What was made of the computation, in plain words; or the text of one stage of compiling it.
+
+        How long compiling took, stage by stage, or loading; what calls NumPy; the loops that were made, which
+        of them run step by step and which many elements at a time; and the bytes that a call takes.
 
         Parameters
         ----------
         stage : str, optional
             `"graph"` for the graph after all rewrites; natively compiled functions have `"nest"`, the loop
             nest, and `"llvm"` too, and functions on a GPU have `"triton"`, the kernels made so far.
+        arguments : list, optional
+            Arguments of a call: bytes are then given as numbers and not as formulas of sizes.
 
         Raises
         ------
         OstinatoValueError
             If the function has no such stage; the message lists those that it has.
+        OstinatoTypeError
+            If the arguments do not fit.
         """
         from ostinato.explain import explain
 
-        return explain(self, getattr(self._run, "report", None), stage)
+        given = None if arguments is None else [*self._arguments(arguments, {}), *self._shared_values()]
+        return explain(self, getattr(self._run, "report", None), stage, given)
 
     def _arguments(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
         given: list[Any] = [None] * len(self._inputs)
@@ -291,6 +300,17 @@ class Function:
 
     def __repr__(self) -> str:
         return f"<ostinato {self}>"
+
+    def __copy__(self) -> Function:
+        return self  # nothing in it changes, and shared variables stay shared
+
+    def __deepcopy__(self, memo: object) -> Function:
+        return self
+
+    def __reduce__(self) -> Any:
+        raise OstinatoTypeError(
+            f"{self} cannot be pickled; build it again where it is needed: its code is loaded from the cache"
+        )
 
 
 def _kind(type_: TensorType) -> tuple[np.dtype[Any], int]:
@@ -351,7 +371,7 @@ def function(
     outputs : variable, list, dict with string keys, or None
         What a call returns, in this form.
     mode : str, optional
-        A backend's name; `config.mode` unless given.
+        A backend's name, such as `"native"` or `"reference"`; `config.mode` unless given.
     device : {"cpu", "cuda", "auto"}, optional
         Where the function runs; `config.device` unless given, or "cpu" where `mode` is. With "cuda", each loop is
         one kernel of a GPU. Calls then take tensors of torch too, and whatever has `__dlpack__`, without a copy if

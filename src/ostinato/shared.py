@@ -20,7 +20,6 @@ from ostinato.tensor.variable import TensorVariable
 from ostinato.types import TensorType
 from ostinato.values import as_array, convert
 
-
 # Held while a call reads the shared variables and while it changes them, so that none sees half of an update.
 SHARED_VALUES = threading.Lock()
 

@@ -27,6 +27,7 @@ class Report:
     called_out : what compiled code calls NumPy for, and where.
     loaded : whether it was compiled before and came from the cache.
     note : a sentence more, or nothing.
+    details : from arguments of a call, or None, to lines that say what was compiled and what memory it takes.
     """
 
     how: str
@@ -35,6 +36,7 @@ class Report:
     called_out: Sequence[str] = ()
     loaded: bool = False
     note: str = ""
+    details: Callable[[Sequence[Any] | None], Sequence[str]] | None = None
 
 
 Executable = Callable[[Sequence[Any]], list[Any]]
@@ -46,6 +48,8 @@ BACKENDS: dict[str, str] = {
     "native": "ostinato.backends.llvm.run",
     "gpu": "ostinato.backends.triton.executable",
 }
+
+DEFAULT = "native"  # as that of `config.mode`
 
 # Theano's names for how to compile; all of them mean the default here.
 _THEANO_MODES = ("FAST_RUN", "FAST_COMPILE", "Mode", "DebugMode", "DEBUG_MODE", "NanGuardMode")
@@ -85,7 +89,7 @@ def mode_name(mode: Any) -> str:
     from ostinato.config import config
 
     name = config.mode if is_default_mode(mode) else mode
-    name = "reference" if name in _THEANO_MODES else name
+    name = DEFAULT if name in _THEANO_MODES else name
     if name not in BACKENDS:
         raise OstinatoValueError(f"there is no mode {name!r}; there is {', '.join(sorted(BACKENDS))}")
     return name

@@ -82,13 +82,14 @@ def _operand(block: Block, node: Node) -> Iterator[Expr]:
         store(block.nest, held, (), value.at([]))
         value = held
     assert value.memory is not None
-    n_bytes = block.nest.mul(value.memory.offset, block.int(_item_size(value.dtype)))
+    n_bytes = block.nest.mul(value.memory.offset, block.int(bytes_of(value.dtype)))
     yield block.op("advance", value.memory.pointer, n_bytes, dtype="ptr")
     yield from value.sizes
     yield from value.memory.strides
 
 
-def _item_size(dtype: str) -> int:
+def bytes_of(dtype: str) -> int:
+    """The size of an element."""
     return 1 if dtype == "bool" else int("".join(c for c in dtype if c.isdigit())) // 8
 
 

@@ -150,7 +150,8 @@ class Column:
 @dataclass(eq=False, slots=True)
 class For:
     """`until`: an expression of the body; where it is false no further iteration follows.
-    `trips`: the number of iterations made. `parallel`: iterations are independent of each other."""
+    `trips`: the number of iterations made. `parallel`: iterations are independent of each other.
+    `label`: which loop of the program it is, if it is one."""
 
     var: Var
     stop: Expr
@@ -160,6 +161,7 @@ class For:
     trips: Var | None = None
     parallel: bool = False
     columns: list[Column] = field(default_factory=list)
+    label: str = ""
 
 
 Stmt = Let | Store | Alloc | Fail | Call | CallOut | Data | Extern | For

@@ -20,6 +20,7 @@ from ostinato.lower.arrays import (
     copy_all,
     count,
     in_memory,
+    in_registers,
     is_tiny,
     new_array,
     of_elements,
@@ -27,7 +28,7 @@ from ostinato.lower.arrays import (
     store,
 )
 from ostinato.lower.loopnest import Carried, Expr, For
-from ostinato.lower.scalarize import Block, UnsupportedError, lowering
+from ostinato.lower.scalarize import CHEAP, Block, UnsupportedError, lowering
 from ostinato.lower.writes import is_zero
 from ostinato.ops.loop import LoopSpec, body_of, item, split
 from ostinato.ops.sizes import SIZE
@@ -71,7 +72,7 @@ class _Lowering:
 
     def lower(self) -> list[Array]:
         block, nest, body = self.block, self.nest, self.body
-        sequences = [block.in_memory(x) for x in self.given.sequences]
+        sequences = [self._sequence(x) for x in self.given.sequences]
         for s in sequences:
             block.fail_unless(block.op("ge", s.sizes[0], self.n, dtype="bool"))
         invariants = [self._settled(w) for w in self.given.invariants]
@@ -79,6 +80,7 @@ class _Lowering:
         spares = [self._two_buffers(c) for c in inits]
         copy_all(nest, [(pair[0], c) for pair, c in zip(spares, inits, strict=True) if pair])
         with nest.loop(self.n, "t") as loop:
+            loop.label = f"loop {self.spec.name!r}" if self.spec.name else "loop"
             carries = [self._carry(loop, c, s, p) for c, s, p in zip(inits, spares, body.carries, strict=True)]
             params: dict[Node, Array] = {body.t: scalar(loop.var)}
             params.update(zip(body.sequences, [self._row(s, loop.var) for s in sequences], strict=True))
@@ -90,6 +92,14 @@ class _Lowering:
             outputs = self._step(inner, loop, carries)
         finals = [self._final(c, x) for c, x in zip(carries, inits, strict=True)]
         return [*finals, *outputs, scalar(self._trips(loop))]
+
+    def _sequence(self, node: Node) -> Array:
+        """What the loop reads row by row: in memory, unless a row is a few numbers that cost little to compute."""
+        value = self.block.array(node)
+        few = value.ndim == 1 or is_tiny(value.sizes[1:])
+        if value.memory is None and few and not is_tiny(value.sizes) and value.cost <= CHEAP:
+            return value
+        return self.block.in_memory(node)
 
     def _two_buffers(self, init: Array) -> tuple[Array, Array] | None:
         """Memory for a carry and its next value; none for what is held in registers."""
@@ -143,8 +153,11 @@ class _Lowering:
         return _ArrayCarry(self.nest.carry(loop, first, "now"), self.nest.carry(loop, second, "spare"), init.sizes)
 
     def _row(self, x: Array, t: Expr) -> Array:
-        assert x.memory is not None
         memory = x.memory
+        if memory is None and x.ndim == 1:
+            return scalar(self.nest.let(x.at([t]), "row"))
+        if memory is None:
+            return in_registers(self.nest, Array(x.dtype, x.sizes[1:], lambda index: x.at([t, *index])))
         offset = self.nest.add(memory.offset, self.nest.mul(t, memory.strides[0]))
         if x.ndim == 1:
             return scalar(self.nest.let(self.nest.load(memory.pointer, offset, x.dtype), "row"))

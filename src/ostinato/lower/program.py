@@ -7,7 +7,7 @@ writes it there if it can, and only what lies elsewhere, in a param or as a part
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ostinato.graph import Graph, Node
 from ostinato.lower import elimination, linalg, loops, products, rules, writes
@@ -21,11 +21,15 @@ _RULE_FILES = (elimination, linalg, loops, products, rules, writes)  # importing
 
 @dataclass(frozen=True)
 class Program:
-    """A loop nest, and the variables that hold the words of arguments and results."""
+    """A loop nest, and the variables that hold the words of arguments and results.
+
+    `names`: what the variables hold that are sizes or integers of params, in the user's words.
+    """
 
     nest: Nest
     arguments: Var
     results: Var
+    names: dict[Expr, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
         texts = []
@@ -54,7 +58,8 @@ def lower_graph(graph: Graph, knows: Knows | None = None, optimistic: bool = Tru
 
 def _lowered(graph: Graph, nest: Nest) -> Program:
     arguments, results = nest.var("arguments", "ptr"), nest.var("results", "ptr")
-    params = _read_params(nest, graph, arguments)
+    names: dict[Expr, str] = {}
+    params = _read_params(nest, graph, arguments, names)
     block = Block(nest, graph, params)
     word = 0
     for held in _held(nest, block.lower(graph)):
@@ -63,7 +68,13 @@ def _lowered(graph: Graph, nest: Nest) -> Program:
         assert held.memory is not None
         nest.keep(held.memory.pointer, word)
         word += 1 + held.ndim
-    return Program(nest, arguments, results)
+    return Program(nest, arguments, results, names)
+
+
+def labels(graph: Graph) -> list[str]:
+    """A name of each param that no other one has."""
+    names = [p.name for p in graph.params]
+    return [n if n and names.count(n) == 1 else f"input {k}" for k, n in enumerate(names)]
 
 
 def _held(nest: Nest, values: list[Array]) -> list[Array]:
@@ -82,7 +93,7 @@ def _held(nest: Nest, values: list[Array]) -> list[Array]:
     return held
 
 
-def _read_params(nest: Nest, graph: Graph, arguments: Var) -> dict[Node, Array]:
+def _read_params(nest: Nest, graph: Graph, arguments: Var, names: dict[Expr, str]) -> dict[Node, Array]:
     word = 0
     params: dict[Node, Array] = {}
 
@@ -92,12 +103,14 @@ def _read_params(nest: Nest, graph: Graph, arguments: Var) -> dict[Node, Array]:
         word += 1
         return value
 
-    for p in graph.params:
+    for label, p in zip(labels(graph), graph.params, strict=True):
         pointer = next_word("ptr")
         given = [nest.integers.count(next_word("int64")) for _ in range(p.type.ndim)]
+        names.update((g, f"{label}.shape[{axis}]") for axis, g in enumerate(given))
         sizes = [g if s is None else nest.const(s) for g, s in zip(given, p.type.shape, strict=True)]
         if not sizes:
             params[p] = scalar(nest.let(nest.load(pointer, nest.const(0), p.type.dtype), p.name or "param"))
+            names[params[p].at([])] = label
             continue
         region = Memory(pointer, nest.const(0), contiguous_strides(nest, sizes))
         params[p] = in_memory(nest, p.type.dtype, sizes, region)

@@ -393,6 +393,10 @@ def _known(size: Any) -> Any:
     return size if value is None else int(value)
 
 
+# So many ops may be done once more for each value that need not be recorded.
+_TWICE = 4
+
+
 def _residuals(reverse: _ReversedBody, body: Body, given: LoopInputs) -> list[Node]:
     """The forward values to record: what the reversed body reads and what is not cheaply had otherwise.
 
@@ -403,12 +407,33 @@ def _residuals(reverse: _ReversedBody, body: Body, given: LoopInputs) -> list[No
     at_hand = {body.t, *body.sequences, *body.invariants, *[o for o in body.outputs if o.op is not CONSTANT]}
     at_hand |= {n for n in order if n.op is SIZE and n.inputs[0] in body.carries}
     wanted = _wanted(results, order, at_hand, dependents(results, set(reverse.seeds)), body, given)
+    wanted = [_without_views(n) for n in wanted]
     saved: dict[Node, None] = {}
-    for pass_cheap in (False, True):  # what must be saved anyway may make other values cheap
-        for n in map(_without_views, wanted):
-            if n.op.cheap == pass_cheap and not _derivable(n, at_hand | saved.keys()):
-                saved[n] = None
+    for n in wanted:  # first what must be saved anyway: it may make other values cheap
+        if not n.op.cheap and not _derivable(n, at_hand | saved.keys()):
+            saved[n] = None
+    rest = [n for n in dict.fromkeys(wanted) if n.op.cheap and not _derivable(n, at_hand | saved.keys())]
+    for n in _carries_instead(rest, at_hand | saved.keys(), body, given) or rest:
+        if not _derivable(n, at_hand | saved.keys()):
+            saved[n] = None
     return list(saved)
+
+
+def _carries_instead(values: list[Node], at_hand: set[Node], body: Body, given: LoopInputs) -> list[Node]:
+    """Carries from which values follow by cheap ops, if they are fewer than the values; else none.
+
+    What the forward loop computes in any case would be computed twice; that must be little for each value less.
+    """
+    needed = topological(values, stop=at_hand)
+    roots = [n for n in needed if n in body.carries]
+    if any(not n.op.cheap for n in needed if n not in at_hand and n not in roots):
+        return []
+    if len(roots) >= len(values) or any(None in _outside(sizes(r), given, body) for r in roots):
+        return []
+    test = [] if body.keep_going is None else [body.keep_going]
+    forward = set(topological([*body.next_carries, *body.outputs, *test]))
+    twice = sum(1 for n in needed if n.inputs and n in forward and n not in at_hand)
+    return roots if twice <= _TWICE * (len(values) - len(roots)) else []
 
 
 def _without_views(node: Node) -> Node:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
 
 from ostinato.backends import Report
 from ostinato.backends.llvm.cache import Entry, Store, open_store
@@ -84,7 +86,23 @@ class Build:
         texts = {"nest": lambda: str(self.program), "llvm": lambda: self.llvm}
         how = "compiled to one native function for all sizes" + (", loaded from the cache" if found.loaded else "")
         called = where_called(self.graph, self.program.nest.sites) if CALLS_OUT in found.marks else []
-        return found, Report(how, watch.laps, texts, called, found.loaded, found.note)
+        return found, Report(how, watch.laps, texts, called, found.loaded, found.note, self.details)
+
+    def details(self, arguments: Sequence[Any] | None) -> list[str]:
+        """What was compiled, and the memory of a call, in lines of words; see `Function.explain`."""
+        from ostinato.backends.llvm.vectors import combining_width, vector_widths
+        from ostinato.lower.inventory import Inventory
+        from ostinato.lower.program import labels
+
+        inventory = Inventory(self.program, lambda loop: max([*vector_widths(loop), combining_width(loop)[0]]))
+        values: dict[str, int] | None = None
+        if arguments is not None:
+            given = list(zip(labels(self.graph), map(np.asarray, arguments), strict=True))
+            values = {f"{n}.shape[{axis}]": size for n, a in given for axis, size in enumerate(a.shape)}
+            values |= {n: int(a) for n, a in given if not a.shape and a.dtype.kind in "iu"}
+        loops = inventory.loops()
+        head = "Loops and calls, in order:" if loops else "No loops: a few operations on numbers."
+        return [head, *loops, "Bytes of a call:", *inventory.memory(values)]
 
     def _identity(self) -> str:
         return f"graph {graph_digest(self.closed)} {config.floatX} {self._optimistic}"

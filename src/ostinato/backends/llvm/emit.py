@@ -129,6 +129,9 @@ class Emitter:
         self.too_small = self._exit_block("too_small", TOO_SMALL)
         self.no_memory = self._exit_block("no_memory", NO_MEMORY)
         self.results = function.args[1]
+        # What depends on the step before, of a loop of the program; and what is a product.
+        self._late: set[Expr] = set()
+        self._products: set[Expr] = set()
         self.scopes = [Scope(None, None, 0)]
         self.define(program.arguments, function.args[0])
         self.define(program.results, function.args[1])
@@ -171,6 +174,10 @@ class Emitter:
             pairs = [self._value(a) for a in expr.args]
             depth = max((d for _, d in pairs), default=0)
             value = self._placed(depth, lambda: self.operation(expr, [v for v, _ in pairs]))
+            if not self._late.isdisjoint(expr.args):
+                self._late.add(expr)
+            if expr.name == "mul":
+                self._products.add(expr)
         self.scopes[depth].values[expr] = value
         return value, depth
 
@@ -212,6 +219,8 @@ class Emitter:
         if expr.name == "address":
             return b.ptrtoint(args[0], I64)
         dtype = expr.args[0].dtype
+        if expr.name in ("add", "sub") and dtype in ("float32", "float64") and self._waits(expr):
+            return (b.fadd if expr.name == "add" else b.fsub)(*args)
         if expr.name in RULES:
             return RULES[expr.name](b, dtype, *args)
         if expr.name in library_calls.SPECIAL:
@@ -221,6 +230,18 @@ class Emitter:
         if expr.name in vector_math.SUPPORTED and is_float(dtype):
             return vector_math.call(b, expr.name, *args)
         raise UnsupportedError(f"{expr.name} on {dtype} has no native form")
+
+    def _waits(self, expr: Op) -> bool:
+        """Whether a sum is better not fused with the product in it.
+
+        A product that is there before the step before has ended need not be waited for; a fused instruction takes
+        longer than a sum.
+        """
+        late = [a in self._late for a in expr.args]
+        return any(
+            late[i] and expr.args[i] not in self._products and not late[1 - i] and expr.args[1 - i] in self._products
+            for i in (0, 1)
+        )
 
     # ---- memory ----
 
@@ -314,7 +335,7 @@ class Emitter:
     def statements(self, body: list[Stmt]) -> None:
         for stmt in body:
             if isinstance(stmt, Let):
-                self.define(stmt.var, self.value(stmt.value))
+                self.let(stmt)
             elif isinstance(stmt, Store):
                 self.store(stmt)
             elif isinstance(stmt, Alloc):
@@ -331,6 +352,12 @@ class Emitter:
                 library_calls.routine(self, stmt)
             else:
                 self.loop(stmt)
+
+    def let(self, stmt: Let) -> None:
+        self.define(stmt.var, self.value(stmt.value))
+        for known in (self._late, self._products):
+            if stmt.value in known:
+                known.add(stmt.var)
 
     def call(self, stmt: Call) -> None:
         args = [self.value(a) for a in stmt.args]
@@ -419,6 +446,8 @@ class Emitter:
         names = [*[c.var for c in stmt.carried], *[c.pointer for c in stmt.columns]]
         for var, phi in zip(names, [*frame.phis[:n], *frame.phis[n::2]], strict=True):
             self.define(var, phi)
+        if stmt.label:
+            self._late.update(c.var for c in stmt.carried)
         self.statements(stmt.body)
         nexts = [self.value(c.next) for c in stmt.carried if c.next is not None]
         until = self.value(stmt.until) if stmt.until is not None else None

@@ -95,23 +95,21 @@ def _combined(node: Node, carry: Node, forms: Sequence[tuple[Any, Any]]) -> tupl
     if not is_elementwise(node) or node.type.shape != carry.type.shape:
         return None
     name = node.op.name
+    pair: list[Any] = []
     if name in ("add", "sub"):
         sign = OPS[name]
-        return tuple(_sum(sign, a, b) for a, b in zip(*forms, strict=True))  # type: ignore[return-value]
-    if name == "neg":
-        return tuple(None if p is None else rebuild(node, (p,)) for p in forms[0])  # type: ignore[return-value]
-    if name == "mul":
-        x, y = forms
-        if x[0] is not None and y[0] is not None:
-            return None
-        (factor, summand), scale = (x, y[1]) if x[0] is not None else (y, x[1])
-        return tuple(None if p is None else p * scale for p in (factor, summand))  # type: ignore[return-value]
-    if name == "true_div" and forms[1][0] is None:
-        return tuple(None if p is None else p / forms[1][1] for p in forms[0])  # type: ignore[return-value]
-    if name == "where" and forms[0][0] is None:
-        parts = [[_zero(carry) if p is None else p for p in pair] for pair in zip(*forms[1:], strict=True)]
-        return tuple(where(forms[0][1], *pair) for pair in parts)  # type: ignore[return-value]
-    return None
+        pair = [_sum(sign, a, b) for a, b in zip(*forms, strict=True)]
+    elif name == "neg":
+        pair = [None if p is None else rebuild(node, (p,)) for p in forms[0]]
+    elif name == "mul" and (forms[0][0] is None or forms[1][0] is None):
+        parts, scale = (forms[0], forms[1][1]) if forms[0][0] is not None else (forms[1], forms[0][1])
+        pair = [None if p is None else p * scale for p in parts]
+    elif name == "true_div" and forms[1][0] is None:
+        pair = [None if p is None else p / forms[1][1] for p in forms[0]]
+    elif name == "where" and forms[0][0] is None:
+        choices = [[_zero(carry) if p is None else p for p in both] for both in zip(*forms[1:], strict=True)]
+        pair = [where(forms[0][1], *both) for both in choices]
+    return (pair[0], pair[1]) if pair else None
 
 
 def _sum(op: Any, a: Any, b: Any) -> Any:
@@ -229,6 +227,3 @@ def division(steps: int, lanes: int) -> tuple[int, int]:
     if best is None:
         best = min(range(wanted - (1 << 12), wanted + 1), key=lambda c: (steps % c, -c))
     return best, steps // best
-
-
-

@@ -262,7 +262,8 @@ class Axes:
                     return None
                 matrices.add(b)
             elif node.op.name in _REDUCTIONS and axis in self.of(node.inputs[0]):
-                if node.op.name not in ("sum", "max", "min") or self.of(node.inputs[0]) != (rows[0], axis):
+                known = node.op.name in ("sum", "max", "min") and self.of(node.inputs[0]) == (rows[0], axis)
+                if not known:
                     return None
         for node in [*spec.body.params, *spec.body.nodes()]:
             twice = self.of(node).count(axis) > 1

@@ -53,7 +53,9 @@ def can_batch(roots: Iterable[Node], sources: Iterable[Node]) -> bool:
     for node in topological(roots, stop=set(found)):
         if node not in found and any(i in found for i in node.inputs):
             found.add(node)
-            if not _has_rule(node) or (node.op in (SUBTENSOR, INC_SUBTENSOR, SET_SUBTENSOR) and not _fixed(node, found)):
+            if not _has_rule(node) or (
+                node.op in (SUBTENSOR, INC_SUBTENSOR, SET_SUBTENSOR) and not _fixed(node, found)
+            ):
                 return False
     return True
 

@@ -145,7 +145,9 @@ def adopt(value: Any, type_: TensorType, what: str, allow_downcast: bool | None 
     try:
         tensor = value if isinstance(value, torch.Tensor) else torch.from_dlpack(value)
     except (BufferError, RuntimeError, TypeError, ValueError) as error:
-        raise OstinatoTypeError(f"{what}: expected {type_}, got a {type(value).__name__} that is no array: {error}") from error
+        raise OstinatoTypeError(
+            f"{what}: expected {type_}, got a {type(value).__name__} that is no array: {error}"
+        ) from error
     dtype = str(tensor.dtype).removeprefix("torch.")
     got = f"{what}: expected {type_}, got a tensor of {dtype} and shape {tuple(tensor.shape)}"
     if tensor.layout is not torch.strided or dtype not in DTYPES:

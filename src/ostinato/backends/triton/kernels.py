@@ -13,7 +13,7 @@ from functools import lru_cache
 from types import ModuleType
 from typing import Any
 
-from ostinato.backends.triton.emit import Kernel
+from ostinato.backends.triton.layout import Kernel
 from ostinato.backends.triton.unsplit import UnsplitError
 
 _MADE: dict[str, Any] = {}
@@ -169,7 +169,11 @@ def compiled_for(kernel: Kernel, arguments: Sequence[Any], capability: int = 90)
         if not isinstance(value, int) or value % 16 == 0:
             divisible[(k,)] = [["tt.divisibility", 16]]
     source = ASTSource(fn=function, signature=signature, constexprs=constants, attrs=divisible)
-    return triton.compile(source, target=GPUTarget("cuda", capability, 32), options={"num_warps": kernel.warps, "num_stages": kernel.stages})
+    return triton.compile(
+        source,
+        target=GPUTarget("cuda", capability, 32),
+        options={"num_warps": kernel.warps, "num_stages": kernel.stages},
+    )
 
 
 _POINTERS = {

@@ -12,8 +12,9 @@ import numpy as np
 import torch
 
 from ostinato.backends.triton.affine import LEAST_STEPS, MOST_LANES, Phases, division, phases
-from ostinato.backends.triton.emit import Access, Emitter, Kernel
+from ostinato.backends.triton.emit import Emitter
 from ostinato.backends.triton.kernels import is_interpreted, launch, processors
+from ostinato.backends.triton.layout import Access, Kernel
 from ostinato.backends.triton.notes import TO_HOST
 from ostinato.backends.triton.specialise import specialised_spec, uniform
 from ostinato.backends.triton.split import split_loop
@@ -27,7 +28,8 @@ from ostinato.ops.movement import CONCATENATE
 from ostinato.types import TensorType
 
 if TYPE_CHECKING:
-    from ostinato.backends.triton.run import Notes, Program
+    from ostinato.backends.triton.notes import Notes
+    from ostinato.backends.triton.run import Program
 
 # One launch makes so many steps at most; a kernel counts them with 32 bits.
 _LONGEST = 1 << 30
@@ -58,7 +60,11 @@ class LoopRunner:
     def __call__(self, *inputs: Any) -> tuple[Any, ...]:
         given = split(self.spec, inputs)
         rows = [tuple(np.shape(s) if isinstance(s, np.generic) else s.shape)[1:] for s in given.sequences]
-        shapes = [(), *rows, *[tuple(np.shape(x)) if not hasattr(x, "shape") else tuple(x.shape) for x in inputs[1 + len(rows) :]]]
+        shapes = [
+            (),
+            *rows,
+            *[tuple(np.shape(x)) if not hasattr(x, "shape") else tuple(x.shape) for x in inputs[1 + len(rows) :]],
+        ]
         known: list[Any] = [None] * (1 + len(rows) + len(given.carries))
         known += [
             int(x) if w and not isinstance(x, (torch.Tensor, Reversed)) else u
@@ -97,7 +103,7 @@ class LoopRunner:
 
 def _sizing(spec: LoopSpec) -> list[bool]:
     """Which invariants are integers that sizes, or parts that are taken of arrays, depend on."""
-    roots = []
+    roots: list[Node] = []
     for node in spec.body.nodes():
         first = {"sum_to": 1, "broadcast_to": 1, "reshape": 1, "specify_shape": 1, "subtensor": 1,
                  "set_subtensor": 2, "inc_subtensor": 2, "arange": 0}.get(node.op.name)  # fmt: skip
@@ -139,7 +145,8 @@ def _side_by_side(graph: Graph, loop: Node) -> list[list[int]]:
     """Groups of outputs of a Loop that are joined along their last axis afterwards, by number."""
     spec: LoopSpec = loop.params[0]
     items = {item(loop, spec.n_carries + j): j for j in range(spec.n_outputs)}
-    groups, taken = [], set()
+    groups: list[list[int]] = []
+    taken: set[int] = set()
     for node in graph.nodes():
         if node.op is CONCATENATE and node.params[0] == node.type.ndim - 1 and all(i in items for i in node.inputs):
             group = [items[i] for i in node.inputs]
@@ -195,7 +202,8 @@ class _KernelRunner:
         outputs = self._outputs(steps)
         if not steps:
             return (*given.carries, *outputs, np.int64(0))
-        carries, done = given.carries, 0
+        carries: Sequence[Any] = given.carries
+        done = 0
         while done < steps:
             block = min(steps - done, _LONGEST)
             finals = [_empty(c.type.shape, c.type.dtype) for c in self.body.carries]
@@ -211,16 +219,17 @@ class _KernelRunner:
         """Memory for the rows of the outputs."""
         found: dict[int, torch.Tensor] = {}
         for group in self.groups:
-            widths = [self.body.outputs[j].type.shape[-1] for j in group]
-            first = self.body.outputs[group[0]].type
-            whole = _empty((steps, *first.shape[:-1], sum(widths)), first.dtype)
+            rows = [self.body.outputs[j].type for j in group]
+            widths = [int(row.shape[-1]) for row in rows]
+            whole = _empty((steps, *rows[0].shape[:-1], sum(widths)), rows[0].dtype)
             found.update(zip(group, torch.split(whole, widths, dim=-1), strict=True))
         return [found[j] if j in found else self._output(steps, y.type) for j, y in enumerate(self.body.outputs)]
 
     def _output(self, steps: int, row: TensorType) -> torch.Tensor:
+        sizes = [int(s) for s in row.shape if s is not None]  # all are known here
         if self.chunk_major:
-            return _empty((row.shape[0], steps, *row.shape[1:]), row.dtype).transpose(0, 1)
-        return _empty((steps, *row.shape), row.dtype)
+            return _empty((sizes[0], steps, *sizes[1:]), row.dtype).transpose(0, 1)
+        return _empty((steps, *sizes), row.dtype)
 
     def _launch(
         self,
@@ -388,7 +397,8 @@ class _Steps:
         spec, given = self.spec, split(self.spec, inputs)
         steps, c, done = int(given.trip_count), spec.n_carries, 0
         sequences = [x.plain() if isinstance(x, Reversed) else x for x in given.sequences]
-        carries, rows = tuple(given.carries), [[] for _ in self.body.outputs]  # type: list[list[Any]]
+        carries = tuple(given.carries)
+        rows: list[list[Any]] = [[] for _ in self.body.outputs]
         while done < steps:
             results = self.program.run((np.int64(done), *[s[done] for s in sequences], *carries, *given.invariants))
             carries = tuple(results[:c])

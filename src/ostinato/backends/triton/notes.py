@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ostinato.backends.triton.emit import Kernel
+    from ostinato.backends.triton.layout import Kernel
 
 TO_HOST, TO_DEVICE = "to the host", "to the device"
 
@@ -35,7 +35,7 @@ class Notes:
         self.called_out: set[str] = set()
         self.transfers: Counter[str] = Counter()
         self.calls = 0
-        self.seconds: Counter[str] = Counter()
+        self.seconds: dict[str, float] = defaultdict(float)
 
     @contextmanager
     def launching(self, loop: str, kernel: Kernel) -> Iterator[list[Any]]:

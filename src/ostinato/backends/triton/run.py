@@ -133,6 +133,7 @@ class _Steady:
         else:
             self.rest.append((function, inputs, out))
 
+
 def _explained(error: Exception, node: Node) -> OstinatoError:
     """An error of torch's as one of Ostinato's, with the operation and the user's line."""
     kind = OstinatoIndexError if isinstance(error, IndexError) else OstinatoValueError

@@ -126,7 +126,8 @@ def interpreted_tanh(x):
 def interpreted_log1p(x):
     u = 1.0 + x
     exact = u - 1.0
-    return tl.where(exact == 0.0, x, tl.where(u == float("inf"), u, tl.log(u) * (x / tl.where(exact == 0.0, 1.0, exact))))
+    value = tl.log(u) * (x / tl.where(exact == 0.0, 1.0, exact))
+    return tl.where(exact == 0.0, x, tl.where(u == float("inf"), u, value))
 
 
 @triton.jit

@@ -48,7 +48,7 @@ class Range(NamedTuple):
         return self == (0, self.size, 1, self.size)
 
     @property
-    def count(self) -> int:
+    def length(self) -> int:
         return len(range(self.start, self.stop, self.step))
 
 
@@ -110,7 +110,7 @@ def _of_operands(x: Node, ranges: list[Range]) -> Any:
     if x.op is SUBTENSOR:
         return _of_slice(x, ranges)
     if x.op is BROADCAST:
-        return broadcast_to(_part(x.inputs[0], ranges), [r.count for r in ranges])
+        return broadcast_to(_part(x.inputs[0], ranges), [r.length for r in ranges])
     if x.op is DIMSHUFFLE:
         return _of_shuffled(x, ranges)
     if x.op is MATMUL and x.type.ndim == 2 and x.inputs[0].type.ndim == x.inputs[1].type.ndim == 2:
@@ -121,7 +121,7 @@ def _of_operands(x: Node, ranges: list[Range]) -> Any:
         return _of_joined(x, ranges)
     if x.op is INC_SUBTENSOR and is_zero(x.inputs[0]) and read_ranges(x, 2) == ranges and None not in x.params[0]:
         part = x.inputs[1]
-        return broadcast_to(part, [r.count for r in ranges])
+        return broadcast_to(part, [r.length for r in ranges])
     return None
 
 
@@ -194,7 +194,7 @@ def pieces(x: Node) -> list[tuple[Range, Node]] | None:
     ranges = read_ranges(x, 2)
     if ranges is None or not all(r.is_all for r in ranges[:-1]) or x.inputs[1].type.ndim != x.type.ndim:
         return None
-    return [(ranges[-1], broadcast_to(x.inputs[1], [r.count for r in ranges]))]
+    return [(ranges[-1], broadcast_to(x.inputs[1], [r.length for r in ranges]))]
 
 
 def joined(node: Node) -> Any:
@@ -206,7 +206,10 @@ def joined(node: Node) -> Any:
         return None
     parts.sort(key=lambda part: part[0].start)
     ends = [0, *[r.stop for r, _ in parts]]
-    if any(r.step != 1 or r.start != end for (r, _), end in zip(parts, ends, strict=False)) or ends[-1] != node.type.shape[-1]:
+    if (
+        any(r.step != 1 or r.start != end for (r, _), end in zip(parts, ends, strict=False))
+        or ends[-1] != node.type.shape[-1]
+    ):
         return None
     return make(CONCATENATE, tuple([p for _, p in parts]), (node.type.ndim - 1,))
 
@@ -221,5 +224,3 @@ def split_product(node: Node) -> Any:
     b = node.inputs[1]
     products = [make(MATMUL, (p, sliced(b, [r, _all(b.type.shape[1])]))) for r, p in parts]
     return functools.reduce(operator.add, products)
-
-

@@ -38,7 +38,10 @@ def specialised(graph: Graph, shapes: Sequence[Shape], known: Sequence[Any]) -> 
         With new params of the same number and order, all of whose types are static.
     """
     params = [new_input(TensorType(p.type.dtype, s), p.name) for p, s in zip(graph.params, shapes, strict=True)]
-    values = [p if k is None else broadcast_to(constant(k, p.type.dtype), p.type.shape) for p, k in zip(params, known, strict=True)]
+    values = [
+        p if k is None else broadcast_to(constant(k, p.type.dtype), p.type.shape)
+        for p, k in zip(params, known, strict=True)
+    ]
     results = rewrite_nodes(graph.results, _simplified, dict(zip(graph.params, values, strict=True)))
     return Graph(tuple(params), tuple(results))
 

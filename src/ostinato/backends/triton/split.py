@@ -84,7 +84,9 @@ class _Split:
         results = self.spec.body.results
         free = self.bound - self.carry_bound
         readers = [n for n in topological(results) if n in self.carry_bound]
-        frontier = dict.fromkeys([i for n in readers for i in n.inputs if i in free] + [r for r in results if r in free])
+        frontier = dict.fromkeys(
+            [i for n in readers for i in n.inputs if i in free] + [r for r in results if r in free]
+        )
         sources = {body.t, *body.sequences}
         for node in frontier:
             work = [n for n in topological([node], stop=sources) if n in self.bound and n not in sources]
@@ -247,7 +249,7 @@ class _Totals:
 
     def lanes(self) -> list[tuple[Any, Node]]:
         """New carries, one per leaf that is not recorded, and what each adds."""
-        found = []
+        found: list[tuple[Any, Node]] = []
         for node in self.leaves:
             if node not in self.split.recorded and node not in self.split.rows:
                 self.leaves[node] = len(found)
@@ -332,5 +334,3 @@ def _product(node: Node) -> tuple[Node, Node] | None:
 def loops_of(graph: Graph) -> Iterable[Node]:
     """The Loops of a graph, outermost only."""
     return [n for n in graph.nodes() if n.op is LOOP]
-
-

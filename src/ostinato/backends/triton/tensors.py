@@ -228,10 +228,7 @@ def index_of(pattern: Any, values: Sequence[Any]) -> tuple[Any, ...]:
     """An index expression; see `ostinato.ops.indexing`."""
     rest = iter(values)
     return tuple(
-        [
-            int(next(rest)) if p is None else slice(*[int(next(rest)) if given else None for given in p])
-            for p in pattern
-        ]
+        [int(next(rest)) if p is None else slice(*[int(next(rest)) if given else None for given in p]) for p in pattern]
     )
 
 
@@ -315,7 +312,6 @@ def _arange(start: Any, stop: Any, step: Any, *, dtype: str) -> Any:
 @rule("cholesky")
 def _cholesky(x: Any) -> Any:
     return torch.linalg.cholesky(x)
-
 
 
 def default_device() -> torch.device:

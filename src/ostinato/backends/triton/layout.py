@@ -1,0 +1,111 @@
+"""What a kernel is made of: the arrays it reads and writes, values as tiles, and the kernel itself."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ostinato.backends.triton.axes import Axis
+from ostinato.backends.triton.slices import Range
+
+
+@dataclass(frozen=True)
+class Access:
+    """An array that a kernel reads or writes.
+
+    Attributes
+    ----------
+    name : of its pointer param; strides are `{name}_s0`, ... per dimension and `{name}_t` per step.
+    kind : "sequence", "carry", "invariant", "constant", "final" or "output".
+    number : which of its kind.
+    axes : of a row.
+    stepped : whether there is one row per step.
+    """
+
+    name: str
+    kind: str
+    number: int
+    axes: tuple[Axis, ...]
+    stepped: bool
+
+    @property
+    def ndim(self) -> int:
+        return len(self.axes)
+
+    def strides(self, strided: Collection[str]) -> list[str]:
+        """The names of the strides that come with each launch."""
+        own = [f"s{d}" for d in range(self.ndim)] if self.name in strided else []
+        return ["t", *own] if self.stepped else own
+
+
+@dataclass
+class Kernel:
+    """The text of a kernel and how to launch it.
+
+    Attributes
+    ----------
+    accesses : the arrays, in the order of params.
+    sizes : per parallel axis its size and how many of it a program takes, last axis fastest.
+    strided : names of the accesses whose strides come with each launch.
+    exchanges : for programs that exchange parts at every step, the sizes of what they exchange, in the order of its
+        accesses: float32, twice, for even and for odd steps.
+    constants : arrays that the kernel reads beside the loop's own.
+    """
+
+    text: str
+    accesses: list[Access]
+    sizes: list[tuple[Axis, int]]
+    warps: int
+    stages: int
+    has_until: bool
+    strided: frozenset[str] = frozenset()
+    exchanges: list[tuple[int, int]] = field(default_factory=list)
+    constants: list[np.ndarray[Any, Any]] = field(default_factory=list)
+    description: str = ""
+
+    @property
+    def programs(self) -> int:
+        """How many programs share out the parallel axes."""
+        return math.prod(-(-a.size // block) for a, block in self.sizes)
+
+
+@dataclass
+class Value:
+    """Tiles by the unrolled dimensions of a node; names are texts of Triton expressions."""
+
+    axes: tuple[Axis, ...]
+    tiles: Any  # an object array of texts, one dimension per unrolled dimension
+
+    @property
+    def tiled(self) -> list[int]:
+        """The dimensions that are dimensions of the tiles."""
+        return [d for d, a in enumerate(self.axes) if a.kind != "unrolled"]
+
+
+# ---- text ------------------------------------------------------------------------------------------
+
+
+def as_slice(r: Range) -> slice:
+    return slice(r.start, r.stop if r.stop >= 0 else None, r.step)
+
+
+def expand(k: int, n: int) -> str:
+    """How an index along dimension k of n is written as a tile."""
+    return "" if n <= 1 else "[" + ", ".join(":" if j == k else "None" for j in range(n)) + "]"
+
+
+def literal(value: Any) -> str:
+    if isinstance(value, (np.bool_, bool)):
+        return "1" if value else "0"
+    if isinstance(value, np.integer):
+        return f"({int(value)})"
+    value = float(value)
+    return f"({value!r})" if math.isfinite(value) else f'(float("{value}"))'
+
+
+def is_literal(tile: str) -> bool:
+    return tile.startswith("(") or tile in ("0", "1")
