@@ -62,7 +62,9 @@ def test_arrays_come_back_in_the_mode_for_programs_that_know_numpy() -> None:
 def test_tensors_on_the_device_are_not_copied() -> None:
     x, a, y = rnn()
     f = function([x, a], T.sum(y), device="cuda")
-    given = [torch.tensor(v, device=default_device()) for v in (normal(4, 3, dtype="float64"), normal(3, dtype="float64"))]
+    given = [
+        torch.tensor(v, device=default_device()) for v in (normal(4, 3, dtype="float64"), normal(3, dtype="float64"))
+    ]
     for _ in range(3):
         f(*given)
     assert moved(f) == (0, 0)
@@ -106,7 +108,10 @@ def test_numbers_lists_and_defaults() -> None:
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        (lambda: torch.zeros(3), r"input 0 'x'.*: expected float32\[\?, \?\], got a tensor of float32 and shape \(3,\)"),
+        (
+            lambda: torch.zeros(3),
+            r"input 0 'x'.*: expected float32\[\?, \?\], got a tensor of float32 and shape \(3,\)",
+        ),
         (lambda: torch.zeros(3, 2, dtype=torch.float64), r"may lose precision; convert it by .to\(torch.float32\)"),
         (lambda: torch.zeros(3, 2, dtype=torch.bfloat16), "got a tensor of bfloat16 .*there is no form of it here"),
         (lambda: torch.zeros(3, 2, dtype=torch.complex64), "got a tensor of complex64"),
@@ -144,7 +149,7 @@ def test_loops_of_no_steps_and_the_arrays_they_start_from() -> None:
 def test_errors_are_those_of_the_reference() -> None:
     x, a, y = rnn()
     for run in (function([x, a], y), function([x, a], y, device="cuda")):
-        with pytest.raises(ostinato.ShapeError, match="step 0 of rnn: .*could not be broadcast"):
+        with pytest.raises(ostinato.ShapeError, match=r"step 0 of rnn: .*could not be broadcast"):
             run(np.ones((4, 3)), np.ones(2))
     v = T.dvector("v")
     with pytest.raises(ostinato.OstinatoIndexError, match="index 7 is out of bounds for axis 0 with size 2"):
@@ -354,7 +359,11 @@ def ensemble() -> Any:
         (pair, "cpu", "The device is cpu, since its loop is a single scalar chain"),
         (plain, "cpu", "The device is cpu, since there is no loop to make a kernel of."),
         (squares, "cuda", "The device is cuda, since a loop has steps that do not wait for each other."),
-        (ensemble, "cuda", "The device is cuda, since loop 'rnn' carries states of type float64[?], whose elements can"),
+        (
+            ensemble,
+            "cuda",
+            "The device is cuda, since loop 'rnn' carries states of type float64[?], whose elements can",
+        ),
     ],
 )
 def test_automatic_choice(make: Any, device: str, why: str) -> None:
@@ -389,7 +398,9 @@ def test_the_report() -> None:
     assert lines[1].startswith("Compiling took ")
     assert sum(line.startswith("Loop rnn: one lane-parallel kernel for all steps") for line in lines) == 1
     assert sum(line.startswith("Loop gradient of rnn: one lane-parallel kernel") for line in lines) == 1
-    assert any(line.startswith("Moved in 3 calls: ") and line.endswith("; nothing while a kernel runs.") for line in lines)
+    assert any(
+        line.startswith("Moved in 3 calls: ") and line.endswith("; nothing while a kernel runs.") for line in lines
+    )
     assert f.compilations == 2
     text = f.explain("triton")
     assert text.count("def loop(") == 2
@@ -421,11 +432,17 @@ print([m for m in ("torch", "triton") if sys.modules.get(m)])
 @pytest.mark.skipif(ON_GPU, reason="there is a GPU")
 @pytest.mark.parametrize(
     ("hidden", "problem"),
-    [([], "torch .* finds none"), (["torch"], "torch is not installed"), (["torch", "triton"], "torch and triton are not")],
+    [
+        ([], "torch .* finds none"),
+        (["torch"], "torch is not installed"),
+        (["torch", "triton"], "torch and triton are not"),
+    ],
 )
 def test_without(hidden: list[str], problem: str) -> None:
     environ = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-    done = subprocess.run([sys.executable, "-c", ASK.format(hidden=hidden)], env=environ, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", ASK.format(hidden=hidden)], env=environ, capture_output=True, text=True, check=False
+    )
     auto, by_device, by_mode, imported = done.stdout.splitlines()
     assert auto.startswith("cpu ndarray | cpu, since no GPU can be used: ")
     assert by_device == by_mode

@@ -402,8 +402,12 @@ def test_nan_and_infinity(step: Any, dtype: str) -> None:
 @pytest.mark.parametrize("reduce", [T.max, T.min, T.sum, T.prod, T.mean, T.any, T.all, T.argmax, T.argmin])
 def test_reductions_of_padded_axes(reduce: Any, size: int) -> None:
     x = T.fmatrix("x")
-    y, _ = scan(lambda x_t, h: h * 0.5 + reduce(x_t + h * 0.1 if reduce not in (T.any, T.all) else x_t > h).astype("float32"), x,
-                T.ones_like(x[0]))  # fmt: skip
+
+    def step(x_t: Any, h: Any) -> Any:
+        value = x_t > h if reduce in (T.any, T.all) else x_t + h * 0.1
+        return h * 0.5 + reduce(value).astype("float32")
+
+    y, _ = scan(step, x, T.ones_like(x[0]))
     compare([x], [y], [-np.abs(normal(4, size)) - 1], became="")
 
 

@@ -6,7 +6,9 @@ from ostinato.device import why_unusable
 
 problem = why_unusable()
 if problem:
-    sys.exit(f"make test-gpu: there is no GPU to test: {problem}. `make test` runs the same tests in Triton's interpreter.")
+    sys.exit(
+        f"make test-gpu: no GPU can be tested: {problem}. `make test` runs the same tests in Triton's interpreter."
+    )
 
 import torch  # noqa: E402
 
