@@ -15,11 +15,17 @@ EXTRAS_demo := demo
 EXTRAS_test := test,demo
 EXTRAS_lint := lint,test
 EXTRAS_docs := docs
+EXTRAS_gpu := gpu
+# So that pip does not fetch what is of no use here; torch for a GPU takes gigabytes.
+CONSTRAINTS_gpu := --constraint .ci/constraints.txt
+
+# What is not installed cannot be covered.
+export OSTINATO_UNCOVERED := $(if $(wildcard $(VENV)/.stamp-gpu),none,*/backends/triton/*)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint docs bench bench-peers format clean
+.PHONY: help demo test test-gpu lint docs bench bench-peers format clean
 
 help:  ## show this list
 	@echo "usage: make TARGET"
@@ -31,6 +37,11 @@ demo: $(VENV)/.stamp-demo  ## run the example: examples/garch.py
 # A run narrowed by ARGS is not held to the coverage floor.
 test: $(VENV)/.stamp-test  ## run the tests and the code in the docs; ARGS="-k scan" narrows them
 	@$(BIN)/python -m pytest -n auto --cov $(if $(strip $(ARGS)),--cov-fail-under=0) $(ARGS)
+
+# With what is installed: torch is chosen by whoever has a GPU, to fit its driver.
+test-gpu: $(VENV)/.stamp-test  ## run the tests of the GPU backend on a GPU; install ostinato[gpu] into .venv first
+	@$(BIN)/python tools/gpu.py
+	@OSTINATO_TEST_GPU=1 $(BIN)/python -m pytest $(ARGS) $(sort $(wildcard tests/test_gpu_*.py)) docs/how-to/run-on-a-gpu.md
 
 lint: $(VENV)/.stamp-lint  ## check style, formatting and types
 	$(BIN)/python -m ruff check .
@@ -90,7 +101,7 @@ $(VENV)-bench/.stamp-venv:
 
 $(VENV)/.stamp-%: pyproject.toml $(VENV)/.stamp-venv
 	@echo "setup: installing .[$(EXTRAS_$*)] into $(VENV)"
-	@$(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --editable '.[$(EXTRAS_$*)]'
+	@$(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --editable '.[$(EXTRAS_$*)]' $(CONSTRAINTS_$*)
 	@touch $@
 
 $(VENV)-bench/.stamp-peers: pyproject.toml $(VENV)-bench/.stamp-venv

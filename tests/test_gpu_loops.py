@@ -10,11 +10,11 @@ from hypothesis import HealthCheck, given, settings
 
 import ostinato
 import ostinato.tensor as T
-from gpu import compare, normal, same
+from gpu import ON_GPU, compare, normal
+from ostinato.backends.triton.kernels import rehearsal
 from test_loops import Program, inputs_of, programs, symbolic, symbolic_cost
 
 scan, until = ostinato.scan, ostinato.until
-ieee = ostinato.config.change_flags(gpu_precision="ieee")
 
 
 def with_gradients(inputs: list[Any], outputs: list[Any], wrt: list[Any]) -> list[Any]:
@@ -38,7 +38,7 @@ def tanh_rnn(dtype: str = "float64") -> tuple[list[Any], Any]:
 def test_lanes(steps: int, lanes: int, dtype: str) -> None:
     inputs, y = tanh_rnn(dtype)
     arrays = [normal(steps, lanes, dtype=dtype), normal(lanes, dtype=dtype)]
-    compare(inputs, with_gradients(inputs, [y], inputs), arrays)
+    compare(inputs, with_gradients(inputs, [y], inputs), arrays, became="kernel" if steps else "")
 
 
 def test_a_scalar_chain() -> None:
@@ -154,6 +154,8 @@ def test_layer_norm(rows: int, hidden: int) -> None:
 @pytest.mark.parametrize("precision", ["ieee", "tf32", "bf16"])
 def test_precision_of_products(precision: str) -> None:
     """Rounded factors come close; the interpreter does not round to TF32."""
+    if precision == "bf16" and not ON_GPU:
+        pytest.skip("Triton's interpreter multiplies matrices of bfloat16 wrongly")
     x, h0, U = T.ftensor3("x"), *T.fmatrices("h0", "U")
     y, _ = scan(lambda x_t, h: T.tanh(T.dot(h, U) + x_t), x, h0)
     with ostinato.config.change_flags(gpu_precision=precision):
@@ -256,10 +258,12 @@ def test_until() -> None:
     assert f([0.0])[0].shape == (1, 1)
 
 
-def test_until_on_scalars() -> None:
-    y, _ = scan(lambda k: (k + 1, until(k >= 2000)), outputs_info=T.constant(0), n_steps=10**6)
-    f = compare([], [y[-1], y.shape[0]], [], became="")
-    assert int(f()[1]) == 2001  # in more than one block of steps
+def test_until_in_several_blocks_of_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ostinato.backends.triton.loops._FIRST_STEPS", 2)
+    x = T.fvector("x")
+    (k, y), _ = scan(lambda k, y: ((k + 1, y * 0.5 + k), until(k >= 12)), None, [T.constant(0), x], n_steps=10**6)
+    f = compare([x], [k[-1], y, y.shape[0]], [normal(5)], became="")
+    assert int(f([1.0])[2]) == 13
 
 
 def test_a_loop_in_a_loop_runs_step_by_step() -> None:
@@ -398,8 +402,12 @@ def test_nan_and_infinity(step: Any, dtype: str) -> None:
 @pytest.mark.parametrize("reduce", [T.max, T.min, T.sum, T.prod, T.mean, T.any, T.all, T.argmax, T.argmin])
 def test_reductions_of_padded_axes(reduce: Any, size: int) -> None:
     x = T.fmatrix("x")
-    y, _ = scan(lambda x_t, h: h * 0.5 + reduce(x_t + h * 0.1 if reduce not in (T.any, T.all) else x_t > h).astype("float32"), x,
-                T.ones_like(x[0]))  # fmt: skip
+
+    def step(x_t: Any, h: Any) -> Any:
+        value = x_t > h if reduce in (T.any, T.all) else x_t + h * 0.1
+        return h * 0.5 + reduce(value).astype("float32")
+
+    y, _ = scan(step, x, T.ones_like(x[0]))
     compare([x], [y], [-np.abs(normal(4, size)) - 1], became="")
 
 
@@ -407,28 +415,37 @@ def test_reductions_of_padded_axes(reduce: Any, size: int) -> None:
 
 
 def test_one_kernel_for_all_lengths_and_batches() -> None:
+    """Kernels are made, but not run: that would take the interpreter long."""
     inputs, y = tanh_rnn("float32")
-    f = ostinato.function(inputs, [y[-1]], mode="gpu")
-    for steps in range(50):
-        f(normal(steps + 1, 3), normal(3))
-    for lanes in (1, 2, 31, 32, 33, 100):
-        f(normal(2, lanes), normal(lanes))
-    assert f.compilations <= 2  # of a single lane, and of several
+    with rehearsal():
+        f = ostinato.function(inputs, [y[-1]], mode="gpu")
+        for steps in range(50):
+            f(normal(steps + 1, 3), normal(3))
+        assert f.compilations == 1
+        for lanes in (2, 31, 32, 33, 100, 1 << 16):
+            f(normal(2, lanes), normal(lanes))
+        assert f.compilations == 1
+        f(normal(2, 100_000), normal(100_000))
+        assert f.compilations == 2  # many lanes are taken in larger blocks
 
 
-def test_wide_states_get_a_kernel_with_larger_blocks() -> None:
-    inputs, y = tanh_rnn("float32")
-    f = compare(inputs, [y[-1]], [normal(2, 60), normal(60)])
-    lanes = (1 << 16) + 5
-    expected = ostinato.function(inputs, [y[-1]], mode="reference")(normal(2, lanes), normal(lanes))
-    same(f(normal(2, lanes), normal(lanes))[0], expected[0])
-    assert f.compilations == 2
+@pytest.mark.parametrize("hidden", [3, 20])
+def test_one_kernel_for_all_lengths_and_batches_of_a_network(hidden: int) -> None:
+    x, h0, c0, W, U, b = T.ftensor3("x"), *T.fmatrices("h0", "c0", "W", "U"), T.fvector("b")
+    (h, c), _ = scan(lambda x_t, h, c: lstm(x_t, h, c, W, U, b), x, [h0, c0])
+    given = [x, h0, c0, W, U, b]
+    weights = [normal(4, 4 * hidden), normal(hidden, 4 * hidden), normal(4 * hidden)]
+    with rehearsal():
+        f = ostinato.function(given, with_gradients(given, [h, c], [W, U, b]), mode="gpu")
+        for steps, rows in [*((k, 18) for k in range(1, 8)), (2, 64), (3, 100)]:
+            f(normal(steps, rows, 4), normal(rows, hidden), normal(rows, hidden), *weights)
+    assert f.compilations == 2, f.explain()  # there and back
 
 
 # ---- random loops ---------------------------------------------------------------------------------
 
 
-@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(max_examples=6, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(programs())
 def test_random_loops(program: Program) -> None:
     arrays = program.arrays()

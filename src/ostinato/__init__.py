@@ -5,8 +5,10 @@ The public names are here, nothing else is. `import ostinato as theano` runs cod
 
 from ostinato import gradient, printing, scan_module, tensor
 from ostinato._version import __version__
+from ostinato.closing import In, Out
 from ostinato.config import config
 from ostinato.errors import (
+    DeviceError,
     DisconnectedInputError,
     LinearAlgebraError,
     MissingInputError,
@@ -18,7 +20,7 @@ from ostinato.errors import (
     ShapeError,
     UnusedInputError,
 )
-from ostinato.function import Function, In, Out, function
+from ostinato.function import Function, function
 from ostinato.grad import grad
 from ostinato.graph import Graph, Node
 from ostinato.scan import foldl, foldr, map, reduce, scan, until
@@ -31,6 +33,7 @@ Variable = TensorVariable
 Param = In
 
 __all__ = [
+    "DeviceError",
     "DisconnectedInputError",
     "Function",
     "Graph",

@@ -10,8 +10,9 @@ import torch
 from ostinato.backends.triton.executable import DeviceExecutable, adopt, is_foreign
 from ostinato.backends.triton.kernels import is_rehearsal
 from ostinato.backends.triton.tensors import default_device
+from ostinato.closing import Closed, In
 from ostinato.device import Choice
-from ostinato.function import Closed, Function, In
+from ostinato.function import Function
 from ostinato.graph import Graph
 from ostinato.shared import SHARED_VALUES
 
@@ -19,9 +20,9 @@ from ostinato.shared import SHARED_VALUES
 class DeviceFunction(Function):
     """A computation compiled for a GPU; made by `function`.
 
-    Calls take arrays of NumPy, numbers, tensors of torch and whatever else has `__dlpack__`. What lies on the GPU is not
-    copied, and work is put on torch's current stream. They return tensors, or arrays of NumPy if `choice.tensors` is
-    false. What torch's autograd knows of an argument is not continued: derivatives are made by `grad`.
+    Calls take arrays of NumPy, numbers, tensors of torch and whatever else has `__dlpack__`. What lies on the GPU is
+    not copied, and work is put on torch's current stream. They return tensors, or arrays of NumPy if `choice.tensors`
+    is false. What torch's autograd knows of an argument is not continued: derivatives are made by `grad`.
     """
 
     def __init__(

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ostinato.closing import read_updates
 from ostinato.errors import (
     MissingInputError,
     OstinatoTypeError,
@@ -24,7 +25,6 @@ from ostinato.errors import (
     at,
     bullet_list,
 )
-from ostinato.function import read_updates
 from ostinato.graph import Node, dependents, substitute, topological
 from ostinato.ops.elementwise import cast, logical_not
 from ostinato.ops.leaf import CONSTANT, describe, new_input

@@ -129,7 +129,7 @@ def is_foreign(value: Any) -> bool:
 
 
 def adopt(value: Any, type_: TensorType, what: str, allow_downcast: bool | None = None, strict: bool = False) -> Any:
-    """A tensor, or anything that speaks DLPack, as a tensor of a type, wherever it lies; not copied if it can be helped.
+    """A tensor, or anything that speaks DLPack, as a tensor of a type, where it lies; not copied if it can be helped.
 
     Parameters
     ----------

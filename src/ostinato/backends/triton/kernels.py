@@ -7,7 +7,7 @@ import linecache
 import os
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from functools import lru_cache
 from types import ModuleType
@@ -18,6 +18,7 @@ from ostinato.backends.triton.unsplit import UnsplitError
 
 _MADE: dict[str, Any] = {}
 _LOCK = threading.Lock()
+_INTERPRETER = threading.Lock()  # Triton's interpreter has one state for all threads
 
 
 # Where kernels go that are compiled and not run; None for launching them.
@@ -131,7 +132,8 @@ def _compiled_and_run(kernel: Kernel, arguments: Sequence[Any], options: dict[st
     from triton.runtime import OutOfResources
 
     try:
-        found = made(kernel.text)[(kernel.programs,)](*arguments, **options)
+        with _INTERPRETER if is_interpreted() else nullcontext():
+            found = made(kernel.text)[(kernel.programs,)](*arguments, **options)
     except (CompilationError, OutOfResources) as error:
         lines = [line for line in str(error).splitlines() if line.strip()]
         raise UnsplitError(f"Triton refused its kernel: {lines[-1] if lines else type(error).__name__}") from error
