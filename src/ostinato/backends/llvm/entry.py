@@ -68,6 +68,9 @@ FUNCTIONS = (
     "take", "give", "trim", "run", "drop", "call", "malloc", "calloc", "realloc", "free", "probe", "spread", "work",
 )  # fmt: skip
 
+# What runs once, or when something is wrong, or in Python's stead for arrays that grow in place.
+_RARE = ("start", "probe", "drop", "pool.trim", "array.calloc", "array.realloc")
+
 # Where things lie within objects, in bytes.
 TYPE_AT, NUMBER_AT = 8, 16
 DATA_AT, NDIM_AT, SIZES_AT, DTYPE_AT, FLAGS_AT, OWNER_AT = 16, 24, 32, 56, 64, 88
@@ -88,6 +91,10 @@ def runtime_module() -> ir.Module:
     for k, function in enumerate(functions):
         w.put(w.args[0], k, function)
     w.b.ret_void()
+    for function in module.functions:
+        if function.name in _RARE:  # to generate them well takes longer than they will ever run
+            function.attributes.add("optnone")
+            function.attributes.add("noinline")
     return module
 
 
