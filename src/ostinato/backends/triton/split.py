@@ -18,12 +18,12 @@ from dataclasses import replace
 from typing import Any
 
 from ostinato.backends.triton.batch import batched, can_batch
-from ostinato.backends.triton.slices import is_zero, pieces
+from ostinato.backends.triton.slices import UNROLLED, is_zero, pieces
 from ostinato.backends.triton.specialise import with_constants, with_slices_moved
 from ostinato.graph import Graph, Node, dependents, make, rebuild, substitute, topological
 from ostinato.ops.contraction import MATMUL
 from ostinato.ops.creation import arange
-from ostinato.ops.indexing import INC_SUBTENSOR, SUBTENSOR
+from ostinato.ops.indexing import INC_SUBTENSOR, SET_SUBTENSOR, SUBTENSOR
 from ostinato.ops.leaf import constant, new_input
 from ostinato.ops.loop import LOOP, Body, LoopInputs, LoopSpec, body_of, build_loop, item
 from ostinato.ops.movement import CONCATENATE, DIMSHUFFLE, dimshuffle, reshape
@@ -103,7 +103,7 @@ class _Split:
         """The carries that only add up, by number, with what they add."""
         body = self.body
         found: dict[int, Any] = {}
-        users: dict[Node, list[Node]] = {c: [] for c in body.carries}
+        users: dict[Node, list[Node]] = {n: [] for n in (*body.carries, *body.next_carries)}
         for node in topological(self.spec.body.results):
             for i in node.inputs:
                 if i in users:
@@ -111,7 +111,7 @@ class _Split:
         read = {*body.outputs, *([body.keep_going] if body.keep_going is not None else [])}
         for k, (carry, value) in enumerate(zip(body.carries, body.next_carries, strict=True)):
             term = added(carry, value)
-            alone = users[carry] == [value] and carry not in read and value not in read
+            alone = users[carry] == [value] and not users[value] and carry not in read and value not in read
             alone = alone and carry not in body.next_carries and body.next_carries.count(value) == 1
             if term is not None and alone and carry.type.is_float and term.type == carry.type:
                 found[k] = term
@@ -134,7 +134,7 @@ class _Split:
                 continue
             own = [n for n in topological([y], stop=self.core | self.rows.keys()) if n not in self.core]
             own = [n for n in own if n in self.bound and n not in self.rows]
-            if any(n.op.name in _COSTLY for n in own) and can_batch([y], self._cut(own)):
+            if any(n.op.name in _COSTLY or _is_wide_arrangement(n) for n in own) and can_batch([y], self._cut(own)):
                 late.add(j)
         return late
 
@@ -224,6 +224,12 @@ def _terms(node: Node) -> list[Node]:
     if node.op is OPS["add"] and all(i.type == node.type for i in node.inputs):
         return [t for i in node.inputs for t in _terms(i)]
     return [node]
+
+
+def _is_wide_arrangement(node: Node) -> bool:
+    """Whether a node puts arrays together along an axis that a kernel cannot unroll."""
+    is_one = node.op in (CONCATENATE, INC_SUBTENSOR, SET_SUBTENSOR)
+    return is_one and any(size is not None and size > UNROLLED for size in node.type.shape)
 
 
 class _Totals:

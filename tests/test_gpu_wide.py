@@ -1,0 +1,92 @@
+"""Loops whose states are shared out among programs, which exchange their columns at every step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+import ostinato
+import ostinato.tensor as T
+from gpu import compare, normal, torch  # noqa: F401 - skips where the extra is not installed
+
+emit = pytest.importorskip("ostinato.backends.triton.emit")
+
+
+@pytest.fixture(autouse=True)
+def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """States of 17 columns are wide enough."""
+    monkeypatch.setattr(emit, "_SPREAD_FROM", 17)
+
+
+def network(rows: int, columns: int, step: Any, gates: int = 1) -> tuple[list[Any], list[Any], list[Any]]:
+    """Inputs, outputs (states, and derivatives of their sum of squares) and arguments."""
+    x, h0, U, g = T.ftensor3("x"), T.fmatrix("h0"), T.fmatrix("U"), T.fvector("g")
+    y, _ = ostinato.scan(lambda x_t, h: step(x_t, h, U, g), x, h0)
+    cost = T.sum(y**2)
+    arrays = [
+        normal(3, rows, gates * columns),
+        normal(rows, columns),
+        normal(columns, gates * columns),
+        normal(columns),
+    ]
+    return [x, h0, U, g], [y, *T.grad(cost, [x, h0, U, g])], arrays
+
+
+def tanh_cell(x_t: Any, h: Any, U: Any, g: Any) -> Any:
+    return T.tanh(x_t + T.dot(h, U)) * g
+
+
+def gru(x_t: Any, h: Any, U: Any, g: Any) -> Any:
+    n = h.shape[1]
+    a = T.dot(h, U)
+    r = T.nnet.sigmoid(x_t[:, :n] + a[:, :n])
+    z = T.nnet.sigmoid(x_t[:, n : 2 * n] + a[:, n : 2 * n])
+    new = T.tanh(x_t[:, 2 * n :] + r * a[:, 2 * n :]) * g
+    return new + z * (h - new)
+
+
+def layer_norm(x_t: Any, h: Any, U: Any, g: Any) -> Any:
+    """Sums along the columns, one of them of what waits for the other."""
+    z = T.dot(h, U) + x_t
+    away = z - T.mean(z, axis=1, keepdims=True)
+    return T.tanh(away / T.sqrt(T.mean(away**2, axis=1, keepdims=True) + 1e-5) * g)
+
+
+def extremes(x_t: Any, h: Any, U: Any, g: Any) -> Any:
+    """Several results of the columns that do not wait for each other."""
+    z = T.dot(h, U) + x_t
+    return (z - T.max(z, axis=1, keepdims=True)) / (1 + T.sum(T.exp(-z * g), axis=1, keepdims=True))
+
+
+def two_products(x_t: Any, h: Any, U: Any, g: Any) -> Any:
+    """A product of a product: programs wait for each other twice in a step."""
+    return T.tanh(T.dot(T.tanh(T.dot(h, U) + x_t), U) * g)
+
+
+@pytest.mark.parametrize("rows", [1, 3, 18])  # one, a few without tensor cores, and more than a block of them
+def test_a_cell(rows: int) -> None:
+    f = compare(*network(rows, 33, tanh_cell))  # no multiple of a block
+    assert "exchange their columns" in f.explain()
+
+
+@pytest.mark.parametrize(
+    ("step", "gates", "rows"),
+    [(gru, 3, 18), (gru, 3, 2), (layer_norm, 1, 2), (extremes, 1, 5), (two_products, 1, 17)],
+)
+def test_cells(step: Any, gates: int, rows: int) -> None:
+    f = compare(*network(rows, 36, step, gates), tol=1e-4)
+    assert "exchange their columns" in f.explain()
+
+
+def test_weights_that_no_program_can_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are read again at every step."""
+    monkeypatch.setattr(emit, "_OTHERWISE", 1 << 30)
+    f = compare(*network(18, 40, tanh_cell))
+    assert "at * ZERO" in f.explain("triton")
+
+
+def test_what_is_too_wide_for_all_programs_runs_step_by_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(emit, "_LARGEST", 1 << 9)
+    monkeypatch.setattr(emit.Emitter, "_choose_spread", lambda self, rows: None)
+    compare(*network(18, 40, tanh_cell), became="steps")
