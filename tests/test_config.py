@@ -24,6 +24,7 @@ FLAGS = {
     "cache": True,
     "cache_dir": "",
     "cache_size": 512,
+    "threads": 0,
     "device": "cpu",
     "gpu_precision": "ieee",
     "gpu_replay": False,

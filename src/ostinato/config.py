@@ -54,6 +54,9 @@ _FLAGS: dict[str, Flag] = {
     "gpu_precision": Flag(
         "ieee", ("ieee", "tf32", "bf16"), "how a GPU multiplies matrices of float32: exactly, or rounding the factors"
     ),
+    "threads": Flag(
+        0, (), "among how many threads a compiled function may divide the lanes of a loop; 0 for one per available core"
+    ),
     # Theano's switches for machinery that does not exist here. Scripts set them; nothing depends on them.
     "compute_test_value": Flag("off", ("off", "ignore", "warn", "raise"), "accepted for Theano's sake"),
     "exception_verbosity": Flag("low", ("low", "high"), "accepted for Theano's sake"),

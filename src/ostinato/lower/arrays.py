@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ostinato.lower.loopnest import Const, Expr, Nest
@@ -48,12 +48,17 @@ class Array:
 
 @dataclass(frozen=True)
 class Memory:
-    """A strided region: an element lies at offset + sum(index * stride), counted in elements."""
+    """A strided region: an element lies at offset + sum(index * stride), counted in elements.
+
+    `fresh`: allocated by this computation, contiguous, and nobody else's. `backwards`: the same with rows in the
+    other order, where these were written from the last to the first because all readers want them so.
+    """
 
     pointer: Expr
     offset: Expr
     strides: tuple[Expr, ...]
-    fresh: bool = False  # allocated by this computation, contiguous, and nobody else's
+    fresh: bool = False
+    backwards: Memory | None = None
 
 
 def in_memory(nest: Nest, dtype: str, sizes: Sequence[Expr], memory: Memory) -> Array:
@@ -81,6 +86,20 @@ def contiguous_strides(nest: Nest, sizes: Sequence[Expr]) -> tuple[Expr, ...]:
         strides.insert(0, step)
         step = nest.mul(step, size)
     return tuple(strides)
+
+
+def is_contiguous(nest: Nest, value: Array) -> bool:
+    """Whether an array is known to lie in C order, without gaps."""
+    if value.memory is None:
+        return False
+    pairs = zip(value.memory.strides, contiguous_strides(nest, value.sizes), value.sizes, strict=True)
+    return all(is_one(size) or nest.integers.same(own, wanted) for own, wanted, size in pairs)
+
+
+def reshaped(nest: Nest, value: Array, sizes: Sequence[Expr]) -> Array:
+    """The elements of a contiguous array under other sizes."""
+    assert value.memory is not None
+    return in_memory(nest, value.dtype, sizes, replace(value.memory, strides=contiguous_strides(nest, sizes)))
 
 
 def count(nest: Nest, sizes: Sequence[Expr]) -> Expr:
@@ -165,6 +184,20 @@ def placed(nest: Nest, value: Array, starts: Sequence[Expr], sizes: Sequence[Exp
     assert value.memory is not None
     region = Memory(value.memory.pointer, place(nest, value.memory, starts), value.memory.strides)
     return in_memory(nest, value.dtype, sizes, region)
+
+
+def lanes(nest: Nest, value: Array, axis: int, first: Expr, n: Expr) -> Array:
+    """The part of an array that begins at `first` along one dimension and has `n` there."""
+    sizes = tuple(n if a == axis else s for a, s in enumerate(value.sizes))
+    memory = value.memory
+    if memory is not None:
+        start = nest.add(memory.offset, nest.mul(first, memory.strides[axis]))
+        return in_memory(nest, value.dtype, sizes, Memory(memory.pointer, start, memory.strides))
+
+    def at(index: Sequence[Expr]) -> Expr:
+        return value.at([nest.add(i, first) if a == axis else i for a, i in enumerate(index)])
+
+    return Array(value.dtype, sizes, at, depth=value.depth, cost=value.cost)
 
 
 def store(nest: Nest, target: Array, index: Sequence[Expr], value: Expr) -> None:

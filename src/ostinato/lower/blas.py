@@ -111,7 +111,7 @@ def gemm(block: Block, a: Array, b: Array, c: Array) -> bool:
     Each must have contiguous rows or contiguous columns, known when the graph is lowered; no element may
     stand at several indices.
     """
-    if c.dtype not in _LETTER or not all(x.memory is not None and any(map(is_one, _strides(x))) for x in (a, b, c)):
+    if not has_gemm(a, b, c):
         return False
     if not is_one(_strides(c)[1]):  # columns: the transposed product, in C order
         return gemm(block, _flipped(block, b), _flipped(block, a), _flipped(block, c))
@@ -124,6 +124,23 @@ def gemm(block: Block, a: Array, b: Array, c: Array) -> bool:
     block.nest.one_blas_thread |= block.nest.in_loop
     _call(block, "gemm", args)
     return True
+
+
+def has_gemm(*matrices: Array) -> bool:
+    """Whether the library can multiply such matrices."""
+    return all(x.dtype in _LETTER and x.memory is not None and any(map(is_one, _strides(x))) for x in matrices)
+
+
+def is_apart(block: Block, x: Array) -> Expr:
+    """Whether rows (or columns) follow each other in memory: not backwards, and none in the place of another."""
+    (rows, columns), (m, n) = _strides(x), x.sizes
+    if is_one(columns):
+        return block.op("or", _at_most_one(block, m), block.op("ge", rows, n, dtype="bool"), dtype="bool")
+    return block.op("or", _at_most_one(block, n), block.op("ge", columns, m, dtype="bool"), dtype="bool")
+
+
+def _at_most_one(block: Block, size: Expr) -> Expr:
+    return block.op("le", size, block.int(1), dtype="bool")
 
 
 def _strides(x: Array) -> tuple[Expr, ...]:

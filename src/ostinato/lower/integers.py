@@ -8,7 +8,7 @@ the top, and gives up where one does not hold; a nest without assumptions then d
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ostinato.lower.expressions import Const, Expr, Load, Op
 
@@ -51,6 +51,7 @@ class Integers:
         self._definitions: dict[Expr, Expr] = {}
         self._keys: dict[Expr, Expr] = {}
         self._counts: set[Expr] = set()
+        self._leaves: dict[Expr, int] = {}
 
     # ---- what is known ----
 
@@ -103,7 +104,7 @@ class Integers:
             return
         self._nest.fail_if(self._nest.op("neq", a, b, dtype="bool"))
         first, second = self._key(a), self._key(b)
-        if _rank(second) < _rank(first):
+        if self._weight(second) < self._weight(first):
             first, second = second, first
         if self.is_count(first) or self.is_count(second):
             self._counts |= {first, second}
@@ -124,6 +125,19 @@ class Integers:
             known = self._found(expr)
             self._keys[expr] = known
         return known
+
+    def _weight(self, expr: Expr) -> Any:
+        """What orders expressions: of equal ones the least stands for all.
+
+        By size, then part by part, so that an expression becomes less when a part does. Else replacing
+        parts could lead back to where it began.
+        """
+        if isinstance(expr, Op):
+            parts = tuple(map(self._weight, expr.args))
+            return 1 + sum(p[0] for p in parts), expr.name, parts
+        if isinstance(expr, Const):
+            return 0, "", (repr(expr.value),)
+        return 1, "", (self._leaves.setdefault(expr, len(self._leaves)),)
 
     def _found(self, expr: Expr) -> Expr:
         if expr in self._equal:
@@ -235,7 +249,7 @@ def _value(expr: Expr) -> int | None:
 
 
 def _rank(expr: Expr) -> int:
-    """The size of an expression. The smallest of several equal ones stands for all: no other is a part of it."""
+    """The size of an expression."""
     if isinstance(expr, Op):
         return 1 + sum(map(_rank, expr.args))
     return 0 if isinstance(expr, Const) else 1

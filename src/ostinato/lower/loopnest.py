@@ -10,6 +10,7 @@
           | CallOut(site, words, results)           an op's NumPy reference computes; its results lie where it says
           | Data(var, array)                        the address of a constant array
           | Extern(symbol, exprs, info)             a library's function; scalars are passed by reference
+          | Split(first, n, count, body)            lanes first, …, first + n - 1 of count, in any number of parts
     Carried(var, init, next, result)                like a phi: var within the loop, result after it
     Column(pointer, result, first, row, dtype)      memory of a For for one row per iteration, growing as it goes
 
@@ -34,7 +35,7 @@ from ostinato.lower.integers import Integers
 
 __all__ = [
     "Alloc", "Call", "CallOut", "Carried", "Column", "Const", "Data", "Expr", "Extern", "Fail", "For", "Knows", "Let",
-    "Load", "Nest", "Op", "Routine", "Stmt", "Store", "Var", "format_expr", "format_nest",
+    "Load", "Nest", "Op", "Routine", "Split", "Stmt", "Store", "Var", "format_expr", "format_nest",
 ]  # fmt: skip
 
 
@@ -109,17 +110,18 @@ class Data:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Extern:
-    """A call of a Fortran routine of a library, such as `lapack.dpotrf`.
+    """A call of a Fortran routine of a library, such as `lapack.dpotrf`, or of a kernel.
 
     Fortran takes everything by reference: args that are no addresses are put somewhere, and their address is
-    passed. `writes`: the pointers to what the routine changes. `info`: where the routine has a last
-    argument that says how it went, the int64 variable that holds it afterwards.
+    passed, unless `by_value`. `writes`: the pointers to what the routine changes. `info`: where the routine has a
+    last argument that says how it went, the int64 variable that holds it afterwards.
     """
 
     symbol: str
     args: tuple[Expr, ...]
     writes: tuple[Expr, ...]
     info: Var | None = None
+    by_value: bool = False
 
 
 @dataclass(eq=False, slots=True)
@@ -164,7 +166,24 @@ class For:
     label: str = ""
 
 
-Stmt = Let | Store | Alloc | Fail | Call | CallOut | Data | Extern | For
+@dataclass(eq=False, slots=True)
+class Split:
+    """Work on `count` lanes that are independent of each other: the body does it for the `n` lanes from `first` on.
+
+    It is executed for parts of the lanes, at least once, in several threads at the same time. `work`: what all of
+    it costs, in additions. `least`: a part has so many lanes, or a multiple. It has no call-outs, keeps no
+    memory for results, and no other `Split` is in it.
+    """
+
+    first: Var
+    n: Var
+    count: Expr
+    work: Expr
+    least: int
+    body: list[Stmt]
+
+
+Stmt = Let | Store | Alloc | Fail | Call | CallOut | Data | Extern | Split | For
 
 
 # Nested loops of so many iterations are written out.
@@ -185,30 +204,42 @@ class Nest:
     integers : what is known of sizes and other integers.
     knows : the scalar operations of the backend for which it is made; None for any.
     called_out : nodes that call their reference, whatever rule they have.
+    whole : loops that are not divided into lanes.
+    panels : the columns of a panel of a packed matrix, for dtypes with kernels of products.
     sites : the node of each `CallOut`.
     arrays : constants that are handed over with each call.
     emitted : the number of statements so far.
     """
 
-    def __init__(self, knows: Knows | None = None, optimistic: bool = False, called_out: Collection[Any] = ()) -> None:
+    def __init__(
+        self,
+        knows: Knows | None = None,
+        optimistic: bool = False,
+        called_out: Collection[Any] = (),
+        whole: Collection[Any] = (),
+        panels: Mapping[str, int] | None = None,
+    ) -> None:
         self.integers = Integers(self, optimistic)
-        self.knows, self.called_out = knows, called_out
+        self.knows, self.called_out, self.whole = knows, called_out, whole
+        self.panels = panels or {}
         self.sites: list[Any] = []
         self.arrays: list[np.ndarray[Any, Any]] = []
         self.emitted = 0
         self.body: list[Stmt] = []
         self._cursor = self.body
+        self._repeating = 0  # how many loops (and routines) enclose the cursor
         self._interned: dict[Any, Expr] = {}
         self._count = itertools.count()
         self._serials: dict[Var, int] = {}
-        self._outside: dict[For, list[Stmt]] = {}  # what comes before a loop that is being made
+        self._outside: dict[For | Split, list[Stmt]] = {}  # what comes before a loop that is being made
         self.routines: dict[str, Routine] = {}
+        self.splits = False  # whether there is a `Split`
         self.one_blas_thread = False  # whether it calls a library where threads would cost more than they bring
 
     @property
     def in_loop(self) -> bool:
-        """Whether what is emitted now stands within a loop (or a routine)."""
-        return self._cursor is not self.body
+        """Whether what is emitted now may run more than once."""
+        return self._repeating > 0
 
     # ---- expressions ----
 
@@ -285,6 +316,19 @@ class Nest:
         self.emit(Data(var, array, place))
         return var
 
+    def relocate(self, loop: For, pointer: Expr, place: Expr, sizes: Sequence[tuple[Expr, Expr]]) -> bool:
+        """Let memory that each iteration of a loop takes lie at a place that is there anyway; whether that can be.
+
+        `sizes`: pairs that must be equal, or else the memory would not fit.
+        """
+        for k, stmt in enumerate(loop.body):
+            if isinstance(stmt, Alloc) and stmt.var is pointer:
+                # The checks must be made here; that sizes are known to be equal may be due to checks further down.
+                checks = [Fail(Op("neq", pair, "bool")) for pair in sizes if pair[0] is not pair[1]]
+                loop.body[k : k + 1] = [*checks, Let(stmt.var, place)]
+                return True
+        return False
+
     def can_keep(self, pointer: Expr) -> bool:
         """Whether memory is allocated here, out of all loops."""
         return any(isinstance(stmt, Alloc) and stmt.var is pointer for stmt in self.body)
@@ -300,11 +344,13 @@ class Nest:
         if name not in self.routines:
             params = {n: self.var(n, e.dtype) for n, e in args.items()}
             outer, self._cursor = self._cursor, []
+            self._repeating += 1
             try:
                 body(dict(params))
                 self.routines[name] = Routine(name, tuple(params.values()), self._cursor)
             finally:
                 self._cursor = outer
+                self._repeating -= 1
         self.emit(Call(self.routines[name], tuple(args.values()), writes))
 
     def extern(self, symbol: str, args: list[Expr], writes: list[Expr], has_info: bool = False) -> Expr | None:
@@ -313,11 +359,19 @@ class Nest:
         self.emit(Extern(symbol, tuple(args), tuple(writes), info))
         return info
 
+    def kernel(self, symbol: str, args: list[Expr], writes: Expr) -> None:
+        """A call of a function that takes its arguments as they are."""
+        self.emit(Extern(symbol, tuple(args), (writes,), by_value=True))
+
     @contextmanager
     def when(self, condition: Expr) -> Iterator[None]:
         """Statements for where a condition holds: a loop of one iteration or of none."""
         with self.loop(self.op("cast", condition, dtype="int64"), "once"):
-            yield
+            self._repeating -= 1
+            try:
+                yield
+            finally:
+                self._repeating += 1
 
     @contextmanager
     def loop(self, stop: Expr, name: str = "i", parallel: bool = False) -> Iterator[For]:
@@ -325,14 +379,33 @@ class Nest:
         loop = For(self.integers.count(self.var(name, "int64")), stop, [], parallel=parallel)  # type: ignore[arg-type]
         outer, self._cursor = self._cursor, loop.body
         self._outside[loop] = outer
+        self._repeating += 1
         try:
             yield loop
         finally:
             self._cursor = outer
+            self._repeating -= 1
         self.emit(loop)
 
     @contextmanager
-    def before(self, loop: For) -> Iterator[None]:
+    def split(self, count: Expr, work: Expr, least: int) -> Iterator[Split]:
+        """Lanes in parts; statements emitted within the `with` block are the body."""
+        part = Split(self.var("first", "int64"), self.var("n", "int64"), count, work, least, [])
+        self.integers.count(part.first)
+        self.integers.count(part.n)
+        outer, self._cursor = self._cursor, part.body
+        self._outside[part] = outer
+        self._repeating += 1
+        try:
+            yield part
+        finally:
+            self._cursor = outer
+            self._repeating -= 1
+        self.splits = True
+        self.emit(part)
+
+    @contextmanager
+    def before(self, loop: For | Split) -> Iterator[None]:
         """While a loop is being made: statements emitted within the `with` block come before it."""
         inner, self._cursor = self._cursor, self._outside[loop]
         try:
@@ -418,6 +491,10 @@ def _lines(stmt: Stmt, indent: str) -> Iterator[str]:
     elif isinstance(stmt, Extern):
         info = f"{stmt.info.name} = " if stmt.info is not None else ""
         yield f"{indent}{info}extern {stmt.symbol}({', '.join(map(format_expr, stmt.args))})"
+    elif isinstance(stmt, Split):
+        yield f"{indent}split {format_expr(stmt.count)} lanes, at {stmt.first.name} for {stmt.n.name}:"
+        for inner in stmt.body:
+            yield from _lines(inner, indent + "  ")
     else:
         inits = ", ".join(f"{c.var.name} = {format_expr(c.init)}" for c in stmt.carried)
         kind = "parallel for" if stmt.parallel else "for"

@@ -7,11 +7,13 @@ as an output lives in the output's rows: nothing is copied.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ostinato.graph import Node
+from ostinato.lower import dividing, packing
 from ostinato.lower.arrays import (
     Array,
     Memory,
@@ -27,8 +29,9 @@ from ostinato.lower.arrays import (
     scalar,
     store,
 )
+from ostinato.lower.dividing import read_backwards
 from ostinato.lower.loopnest import Carried, Expr, For
-from ostinato.lower.scalarize import CHEAP, Block, UnsupportedError, lowering
+from ostinato.lower.scalarize import CHEAP, Block, Enclosing, UnsupportedError, lowering
 from ostinato.lower.writes import is_zero
 from ostinato.ops.loop import LoopSpec, body_of, item, split
 from ostinato.ops.sizes import SIZE
@@ -69,14 +72,26 @@ class _Lowering:
         self.block, self.nest, self.node, self.spec = block, block.nest, node, spec
         self.given, self.body = split(spec, node.inputs), body_of(spec)
         self.n = block.scalar(self.given.trip_count)
+        self.division: dividing.Division | None = None
 
     def lower(self) -> list[Array]:
-        block, nest, body = self.block, self.nest, self.body
+        block = self.block
         sequences = [self._sequence(x) for x in self.given.sequences]
         for s in sequences:
             block.fail_unless(block.op("ge", s.sizes[0], self.n, dtype="bool"))
-        invariants = [self._settled(w) for w in self.given.invariants]
+        packed = packing.only_packed(block.nest, self.spec.body)
+        invariants = [
+            self._settled(w, p in packed) for w, p in zip(self.given.invariants, self.body.invariants, strict=True)
+        ]
         inits = [block.array(c) for c in self.given.carries]
+        lanes = dividing.lanes(block, self.node)
+        if lanes is None:
+            return self._steps(sequences, inits, invariants)
+        self.division = dividing.Division(block, self.node, lanes, (sequences, inits, invariants))
+        return self.division.lower(self._steps)
+
+    def _steps(self, sequences: list[Array], inits: list[Array], invariants: list[Array]) -> list[Array]:
+        block, nest, body = self.block, self.nest, self.body
         spares = [self._two_buffers(c) for c in inits]
         copy_all(nest, [(pair[0], c) for pair, c in zip(spares, inits, strict=True) if pair])
         with nest.loop(self.n, "t") as loop:
@@ -88,7 +103,10 @@ class _Lowering:
                 zip(body.carries, [self._value(c, x) for c, x in zip(carries, inits, strict=True)], strict=True)
             )
             params.update(zip(body.invariants, invariants, strict=True))
-            inner = Block(nest, self.spec.body, params, frozenset(body.outputs))
+            pairs = zip(body.invariants, self.given.invariants, strict=True)
+            fixed = {p: x for p, x in pairs if self.division is None or self.division.is_shared(p)}
+            enclosing = Enclosing(block, self.division.part if self.division else loop, fixed)
+            inner = Block(nest, self.spec.body, params, frozenset(body.outputs), enclosing)
             outputs = self._step(inner, loop, carries)
         finals = [self._final(c, x) for c, x in zip(carries, inits, strict=True)]
         return [*finals, *outputs, scalar(self._trips(loop))]
@@ -110,11 +128,13 @@ class _Lowering:
     def _trips(self, loop: For) -> Expr:
         return self.n if loop.trips is None else loop.trips
 
-    def _settled(self, node: Node) -> Array:
+    def _settled(self, node: Node, is_packed: bool) -> Array:
         """A value that the body may read any number of times."""
         value = self.block.array(node)
         free = not value.sizes or is_zero(self.block, value) or (is_tiny(value.sizes) and value.memory is None)
-        return value if free else self.block.rows_in_order(node)
+        if free:
+            return value
+        return self.block.in_memory(node) if is_packed else self.block.rows_in_order(node)
 
     def _row_sizes(self, loop: For, j: int, value: Array) -> tuple[Expr, ...]:
         """The sizes of the rows of an output, as they are known before the loop."""
@@ -130,10 +150,13 @@ class _Lowering:
 
     def _output(self, loop: For, j: int, value: Array) -> tuple[Array, Array]:
         """Memory for the rows of an output, as it is known within the loop and after it."""
+        if self.division is not None:
+            return self.division.output(j)
         rows = self._row_sizes(loop, j, value)
         if not self.spec.has_until:
             with self.nest.before(loop):
                 held = new_array(self.nest, value.dtype, [self.n, *rows])
+            held = read_backwards(self.block, self.node, self.spec.n_carries + j, held)
             return held, held
         with self.nest.before(loop):
             first = self.nest.op("minimum", self.n, self.nest.const(_FIRST_ROWS))
@@ -184,32 +207,52 @@ class _Lowering:
             loop.until = results[-1].at([])
             loop.trips = self.nest.var("trips", "int64")
         rows: dict[Node, Array] = {}
-        outputs = []
+        outputs: list[Array] = []
+        recorded: dict[int, tuple[Array, Array]] = {}
         copies: list[tuple[Array, Array]] = []
         for j, (value, node) in enumerate(zip(results[c : c + self.spec.n_outputs], nodes[c:], strict=False)):
-            column, after = self._output(loop, j, value)
+            if not (value.sizes and id(value) in recorded):
+                column, after = self._output(loop, j, value)
+                recorded[id(value)] = after, self._record(loop, column, value, copies)
+            after, rows[node] = recorded[id(value)]
             outputs.append(after)
-            rows[node] = self._record(column, value, loop.var, copies)
         for carry, value, node in zip(carries, results[:c], nodes[:c], strict=True):
             if isinstance(carry, Carried):
                 carry.next = value.at([])
             elif isinstance(carry, _TinyCarry):
                 self._advance_elements(carry, value)
             else:
-                self._advance(carry, rows.get(node, value), node in rows, copies)
+                self._advance(loop, carry, rows.get(node, value), node in rows, copies)
         copy_all(self.nest, copies)
         return outputs
 
-    def _record(self, column: Array, value: Array, t: Expr, copies: list[tuple[Array, Array]]) -> Array:
+    def _record(self, loop: For, column: Array, value: Array, copies: list[tuple[Array, Array]]) -> Array:
         """Write a row of an output, arrays among the copies to be made; the row itself."""
+        t = loop.var
         for own, wanted in zip(value.sizes, column.sizes[1:], strict=True):
             self.block.require_equal(own, wanted)
         if not value.sizes:
             store(self.nest, column, [t], value.at([]))
             return value
+        assert column.memory is not None
+        offset = self.nest.add(column.memory.offset, self.nest.mul(t, column.memory.strides[0]))
+        if self._made_there(loop, value, self._beyond(column.memory.pointer, offset, value.dtype), column.sizes[1:]):
+            return value
         row = self._row(column, t)
         copies.append((row, value))
         return row
+
+    def _made_there(self, loop: For, value: Array, place: Expr, sizes: Sequence[Expr]) -> bool:
+        """Have a value that a step puts into memory of its own put to a place instead; whether that can be."""
+        memory = value.memory
+        if memory is None or not memory.fresh:
+            return False
+        return self.nest.relocate(loop, memory.pointer, place, list(zip(value.sizes, sizes, strict=True)))
+
+    def _beyond(self, pointer: Expr, offset: Expr, dtype: str) -> Expr:
+        """An address so many elements further."""
+        n_bytes = self.nest.mul(offset, self.nest.const(np.dtype(dtype).itemsize))
+        return self.nest.op("advance", pointer, n_bytes, dtype="ptr")
 
     def _advance_elements(self, carry: _TinyCarry, value: Array) -> None:
         for own, wanted in zip(value.sizes, carry.sizes, strict=True):
@@ -217,17 +260,18 @@ class _Lowering:
         for element, index in zip(carry.elements, all_indices(self.nest, carry.sizes), strict=True):
             element.next = self.nest.let(value.at(index))
 
-    def _advance(self, carry: _ArrayCarry, value: Array, recorded: bool, copies: list[tuple[Array, Array]]) -> None:
+    def _advance(
+        self, loop: For, carry: _ArrayCarry, value: Array, recorded: bool, copies: list[tuple[Array, Array]]
+    ) -> None:
         """Make `value` the carry of the next step."""
         for own, wanted in zip(value.sizes, carry.sizes, strict=True):
             self.block.require_equal(own, wanted)
         if recorded and value.memory is not None:  # the row stays as it is: the next step reads it there
-            n_bytes = self.nest.mul(value.memory.offset, self.nest.const(np.dtype(value.dtype).itemsize))
-            carry.now.next = self.nest.op("advance", value.memory.pointer, n_bytes, dtype="ptr")
+            carry.now.next = self._beyond(value.memory.pointer, value.memory.offset, value.dtype)
             carry.spare.next = carry.spare.var
             return
-        spare = self._region(carry.spare.var, carry.sizes, value.dtype)
-        copies.append((spare, value))
+        if not self._made_there(loop, value, carry.spare.var, carry.sizes):
+            copies.append((self._region(carry.spare.var, carry.sizes, value.dtype), value))
         carry.now.next, carry.spare.next = carry.spare.var, carry.now.var
 
     def _final(self, carry: _Carry, init: Array) -> Array:

@@ -1,4 +1,8 @@
-"""Lowering of the matrix product: one routine per dtype, which all products share."""
+"""Lowering of the matrix product.
+
+A few known sizes are written out. The product with what a loop does not change is a kernel's work, see
+`packing`; large ones outside of loops are BLAS's. For all others there is one routine per dtype, which they share.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,20 @@ import functools
 from collections.abc import Sequence
 
 from ostinato.graph import Node
-from ostinato.lower.arrays import Array, Memory, in_memory, is_one, is_tiny, new_array, place, store
+from ostinato.lower import blas, packing
+from ostinato.lower.arrays import (
+    Array,
+    Memory,
+    count,
+    in_memory,
+    is_contiguous,
+    is_one,
+    is_tiny,
+    new_array,
+    place,
+    reshaped,
+    store,
+)
 from ostinato.lower.loopnest import Expr
 from ostinato.lower.rules import joined, stretch_factor
 from ostinato.lower.scalarize import Block, lowering
@@ -15,24 +32,52 @@ from ostinato.lower.scalarize import Block, lowering
 _TERMS, _COLUMNS = 12, 32
 
 
+# Outside of loops, products of so many multiplications or more are given to BLAS, as measured.
+_LARGE = 1 << 15
+
+
 @lowering("matmul")
 def _matmul(block: Block, node: Node) -> Array:
     if _is_small(node):
         return _written_out(block, node)
+    if node.type.ndim == 2 and (known := packing.product(block, node)) is not None:
+        return known
     a, b = block.in_memory(node.inputs[0]), block.rows_in_order(node.inputs[1])
     nest = block.nest
     rows, inner, columns = a.sizes[-2], a.sizes[-1], b.sizes[-1]
     block.require_equal(inner, b.sizes[-2])
     lead = joined(block, node, drop=2)
     held = new_array(nest, node.type.dtype, [*lead, rows, columns])
+    if b.ndim == 2 and is_contiguous(nest, a):  # a stack of matrices is one with as many rows
+        rows = count(nest, [*lead, rows])
+        merged = [reshaped(nest, x, [rows, x.sizes[-1]]) for x in (a, held)]
+        _one_product(block, merged[0], b, merged[1])
+        return held
     heads = [_stacked(block, i, lead) for i in node.inputs]
 
     def product(head: list[Expr]) -> None:
         left, right = ([nest.mul(i, f) for i, f in zip(head[skip:], factors, strict=True)] for skip, factors in heads)
-        _call_product(block, _matrix(block, a, left), _matrix(block, b, right), _matrix(block, held, head))
+        _one_product(block, _matrix(block, a, left), _matrix(block, b, right), _matrix(block, held, head))
 
     nest.for_each(list(lead), product)
     return held
+
+
+def _one_product(block: Block, a: Array, b: Array, c: Array) -> None:
+    """By loops of our own; where it is computed once by a kernel or, if it is large, by BLAS."""
+    nest = block.nest
+    if nest.in_loop or not blas.has_gemm(a, b, c) or c.dtype not in nest.panels:
+        return _call_product(block, a, b, c)
+    work = count(nest, [*c.sizes, a.sizes[1]])
+    large = block.op("ge", work, block.int(_LARGE), dtype="bool")
+    for x in (a, b):
+        large = block.op("and", large, blas.is_apart(block, x), dtype="bool")
+    large = nest.let(large)
+    with nest.when(block.op("logical_not", large, dtype="bool")):
+        packing.multiply(block, a, b, c)
+    with nest.when(large):
+        blas.gemm(block, a, b, c)
+    return None
 
 
 def _is_small(node: Node) -> bool:

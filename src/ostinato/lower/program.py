@@ -7,13 +7,17 @@ writes it there if it can, and only what lies elsewhere, in a param or as a part
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ostinato.graph import Graph, Node
 from ostinato.lower import elimination, linalg, loops, products, rules, writes
+from ostinato.lower.accumulation import without_sums
 from ostinato.lower.arrays import Array, Memory, contiguous_strides, copy_all, in_memory, new_array, scalar
 from ostinato.lower.callouts import GaveUpMidwayError
+from ostinato.lower.dividing import NotDivisibleError
 from ostinato.lower.loopnest import Expr, Knows, Nest, Var, format_nest
+from ostinato.lower.memory import Usage, share_places
 from ostinato.lower.scalarize import Block
 
 _RULE_FILES = (elimination, linalg, loops, products, rules, writes)  # importing them enters their rules into the table
@@ -21,14 +25,16 @@ _RULE_FILES = (elimination, linalg, loops, products, rules, writes)  # importing
 
 @dataclass(frozen=True)
 class Program:
-    """A loop nest, and the variables that hold the words of arguments and results.
+    """What is lowered, its loop nest, the variables of the words of arguments and results, and the use of memory.
 
     `names`: what the variables hold that are sizes or integers of params, in the user's words.
     """
 
+    graph: Graph
     nest: Nest
     arguments: Var
     results: Var
+    usage: Usage
     names: dict[Expr, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
@@ -39,7 +45,9 @@ class Program:
         return "\n".join([*texts, format_nest(self.nest.body)])
 
 
-def lower_graph(graph: Graph, knows: Knows | None = None, optimistic: bool = True) -> Program:
+def lower_graph(
+    graph: Graph, knows: Knows | None = None, optimistic: bool = True, panels: Mapping[str, int] | None = None
+) -> Program:
     """The loop nest of a Graph.
 
     Parameters
@@ -47,13 +55,18 @@ def lower_graph(graph: Graph, knows: Knows | None = None, optimistic: bool = Tru
     knows : the scalar operations of the backend; where others are needed, call-outs do. All if not given.
     optimistic : bool
         Assume that sizes which meet are equal and bounds of slices in order; see `integers`.
+    panels : the columns of a panel of a packed matrix, per dtype; see `products`. None where there are no kernels.
     """
+    graph = without_sums(graph)
     called_out: set[Node] = set()
+    whole: set[Node] = set()
     while True:
         try:
-            return _lowered(graph, Nest(knows, optimistic, called_out))
+            return _lowered(graph, Nest(knows, optimistic, called_out, whole, panels))
         except GaveUpMidwayError as error:
             called_out.add(error.node)
+        except NotDivisibleError as error:
+            whole.add(error.node)
 
 
 def _lowered(graph: Graph, nest: Nest) -> Program:
@@ -68,7 +81,7 @@ def _lowered(graph: Graph, nest: Nest) -> Program:
         assert held.memory is not None
         nest.keep(held.memory.pointer, word)
         word += 1 + held.ndim
-    return Program(nest, arguments, results, names)
+    return Program(graph, nest, arguments, results, share_places(nest), names)
 
 
 def labels(graph: Graph) -> list[str]:

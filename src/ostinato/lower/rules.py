@@ -14,6 +14,7 @@ from ostinato.lower.arrays import (
     contiguous_strides,
     count,
     in_memory,
+    is_contiguous,
     is_one,
     is_tiny,
     new_array,
@@ -25,6 +26,7 @@ from ostinato.lower.arrays import (
 )
 from ostinato.lower.loopnest import Const, Expr
 from ostinato.lower.scalarize import CHEAP, Block, UnsupportedError, lowering
+from ostinato.ops.indexing import is_reversal
 from ostinato.ops.leaf import static_int
 from ostinato.ops.sizes import same_size
 from ostinato.ops.sizes import sizes as symbolic_sizes
@@ -42,7 +44,7 @@ ELEMENTWISE = """
 """.split()  # noqa: SIM905 (a table reads better)
 
 # What they cost, in additions, where that is more than one.
-_COSTS = dict.fromkeys("true_div floor_div mod sqrt".split(), 8) | dict.fromkeys(  # noqa: SIM905
+COSTS = dict.fromkeys("true_div floor_div mod sqrt".split(), 8) | dict.fromkeys(  # noqa: SIM905
     """pow exp exp2 expm1 log log2 log10 log1p sin cos tan arcsin arccos arctan arctan2
     sinh cosh tanh arcsinh arccosh arctanh sigmoid logaddexp erf erfc gammaln psi""".split(),  # noqa: SIM905
     20,
@@ -68,7 +70,7 @@ def elementwise(block: Block, node: Node) -> Array:
 
     block.fuses(node, [i for i, o in zip(node.inputs, operands, strict=True) if o.aligned])
     depth = 1 + max((o.value.depth for o in operands), default=0)
-    cost = _COSTS.get(node.op.name, 1) + sum(o.value.cost for o in operands)
+    cost = COSTS.get(node.op.name, 1) + sum(o.value.cost for o in operands)
     return Array(dtype, sizes, at, depth=depth, cost=cost)
 
 
@@ -189,6 +191,8 @@ def _broadcast_to(block: Block, node: Node) -> Array:
 @lowering("subtensor")
 def _subtensor(block: Block, node: Node) -> Array:
     x = block.array(node.inputs[0])
+    if x.memory is not None and x.memory.backwards is not None and is_reversal(node):
+        return in_memory(block.nest, x.dtype, x.sizes, x.memory.backwards)
     return part(block, x, node.params[0], [block.scalar(i) for i in node.inputs[1:]])
 
 
@@ -307,7 +311,7 @@ def _reshape(block: Block, node: Node) -> Array:
     for s in sizes:
         block.fail_unless(block.op("ge", s, block.int(0), dtype="bool"))
     block.require_equal(count(nest, sizes), count(nest, x.sizes))
-    held = block.contiguous(x)
+    held = x if is_contiguous(nest, x) else block.contiguous(x)
     assert held.memory is not None
     region = Memory(held.memory.pointer, held.memory.offset, contiguous_strides(nest, sizes))
     return in_memory(nest, x.dtype, sizes, region)

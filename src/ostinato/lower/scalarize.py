@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
-from typing import TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from ostinato.errors import OstinatoError
 from ostinato.graph import Graph, Node, topological
@@ -30,7 +30,7 @@ from ostinato.lower.arrays import (
     of_elements,
     scalar,
 )
-from ostinato.lower.loopnest import Expr, Nest
+from ostinato.lower.loopnest import Expr, For, Nest, Split
 from ostinato.ops.leaf import CONSTANT
 from ostinato.ops.sizes import SIZE, Size
 from ostinato.ops.sizes import sizes as symbolic_sizes
@@ -66,16 +66,31 @@ def lowering(*names: str) -> Callable[[Rule], Rule]:
     return enter
 
 
+class Enclosing(NamedTuple):
+    """A loop whose body is being lowered: where it stands, and what its invariants are there."""
+
+    block: Block
+    loop: For | Split
+    invariants: dict[Node, Node]
+
+
 class Block:
     """One Graph being lowered: the values of its nodes so far.
 
-    `recorded` are results that the caller puts into memory of its own: they need no other.
+    `recorded` are results that the caller puts into memory of its own: they need no other. `enclosing`: the
+    loop of which the Graph is the body.
     """
 
     def __init__(
-        self, nest: Nest, graph: Graph, params: dict[Node, Array], recorded: Collection[Node] = frozenset()
+        self,
+        nest: Nest,
+        graph: Graph,
+        params: dict[Node, Array],
+        recorded: Collection[Node] = frozenset(),
+        enclosing: Enclosing | None = None,
     ) -> None:
-        self.nest = nest
+        self.nest, self.enclosing = nest, enclosing
+        self.packed: dict[Any, Expr] = {}  # see `products`
         self.values: dict[Node, Value] = dict(params)
         self.uses: Counter[Node] = Counter(r for r in graph.results if r not in recorded)
         self.uses.update(dict.fromkeys(recorded, 1))
@@ -160,6 +175,15 @@ class Block:
     def only_reader(self, node: Node) -> Node | None:
         """The one node that reads this one, and reads it once; None if there is none such."""
         return next(iter(self._readers[node])) if self.uses[node] == 1 and node in self._readers else None
+
+    def is_read(self, node: Node) -> bool:
+        """Whether anything reads a node, or it is a result."""
+        return node in self._readers
+
+    def is_only_read_by(self, node: Node, test: Callable[[Node], bool]) -> bool:
+        """Whether all that reads a node, and that is something, passes a test."""
+        readers = self._readers.get(node)
+        return readers is not None and all(r is not None and test(r) for r in readers)
 
     def _reached(self, node: Node) -> dict[Node | None, None]:
         """What is computed anew when elements of a node are: inputs before what reads them."""

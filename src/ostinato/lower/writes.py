@@ -113,9 +113,13 @@ class Parts(Array):
         """The sum, in memory."""
         nest = block.nest
         held = new_array(nest, self.dtype, self.sizes)
-        tiled = self.base is None and self._tile(block)
-        if not tiled:
+        gap = self._gap(block) if self.base is None else None
+        tiled = gap is not None
+        if gap is None:
             copy_all(nest, [(held, self.base or filled(nest, self.dtype, self.sizes, 0))])
+        elif not nest.integers.same(*gap):
+            with nest.when(block.op("neq", *gap, dtype="bool")):
+                copy_all(nest, [(held, filled(nest, self.dtype, self.sizes, 0))])
         pairs = []
         for place, y in self.pieces:
             target, value = placed(nest, held, place.starts, block.unsettled(y).sizes), block.unsettled(y)
@@ -123,23 +127,26 @@ class Parts(Array):
         block.store_together([y for _, y in self.pieces], pairs)
         return held
 
-    def _tile(self, block: Block) -> bool:
-        """Whether the parts follow each other along one dimension and leave nothing out."""
+    def _gap(self, block: Block) -> tuple[Expr, Expr] | None:
+        """Where parts end that follow each other along one dimension from the beginning, and where the array does.
+
+        None if they do not lie like that.
+        """
         same, zero = block.nest.integers.same, block.int(0)
         full = [
             all(same(p.starts[a], zero) and same(p.stops[a], size) for p, _ in self.pieces)
             for a, size in enumerate(self.sizes)
         ]
         if full.count(False) != 1:
-            return all(full) and len(self.pieces) == 1
+            return (zero, zero) if all(full) and len(self.pieces) == 1 else None
         axis, rest, reached = full.index(False), [p for p, _ in self.pieces], zero
         while rest:
             following = [p for p in rest if same(p.starts[axis], reached)]
             if len(following) != 1:
-                return False
+                return None
             rest.remove(following[0])
             reached = following[0].stops[axis]
-        return same(reached, self.sizes[axis])
+        return reached, self.sizes[axis]
 
 
 def _sum(block: Block, target: Array, value: Array) -> Array:

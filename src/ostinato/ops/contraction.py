@@ -75,6 +75,9 @@ def _matmul_numpy(x: Any, y: Any) -> Any:
 
 def _matmul_vjp(g: Any, out: Node, x: Node, y: Node) -> tuple[Any, Any]:
     gx = make(MATMUL, (g, swapaxes(y, -1, -2)))
+    if x.type.ndim > 2 and y.type.ndim == 2:  # the sum over a stack is one product of longer matrices
+        x, g = (reshape(v, [product(sizes(v)[:-1]), sizes(v)[-1]]) for v in (x, g))
+        return gx, make(MATMUL, (swapaxes(x, -1, -2), g))
     gy = make(MATMUL, (swapaxes(x, -1, -2), g))
     if x.type.ndim == y.type.ndim == 2:
         return gx, gy

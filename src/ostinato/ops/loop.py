@@ -141,11 +141,11 @@ def _item_sizes(x: Node, *, index: int) -> list[Any]:
     if index == len(x.type.items) - 1:
         return []
     steps = item(x, len(x.type.items) - 1) if spec.has_until else given.trip_count
-    return [steps, *_outside(sizes(body.outputs[index - spec.n_carries]), given, body)]
+    return [steps, *sizes_outside(sizes(body.outputs[index - spec.n_carries]), given, body)]
 
 
-def _outside(inner: Sequence[Size], given: LoopInputs, body: Body) -> list[Any]:
-    """Sizes within the body in terms of the loop's inputs; None where a size depends on a step's values."""
+def sizes_outside(inner: Sequence[Size], given: LoopInputs, body: Body) -> list[Any]:
+    """Sizes (or other integers) of a body in terms of the loop's inputs; None where one depends on a step's values."""
     roots = [s for s in inner if isinstance(s, Node)]
     known = {**_known_sizes(body, given), **dict(zip(body.invariants, given.invariants, strict=True))}
     bound = {body.t, *body.sequences, *body.carries}
@@ -428,7 +428,7 @@ def _carries_instead(values: list[Node], at_hand: set[Node], body: Body, given: 
     roots = [n for n in needed if n in body.carries]
     if any(not n.op.cheap for n in needed if n not in at_hand and n not in roots):
         return []
-    if len(roots) >= len(values) or any(None in _outside(sizes(r), given, body) for r in roots):
+    if len(roots) >= len(values) or any(None in sizes_outside(sizes(r), given, body) for r in roots):
         return []
     test = [] if body.keep_going is None else [body.keep_going]
     forward = set(topological([*body.next_carries, *body.outputs, *test]))
@@ -459,7 +459,7 @@ def _wanted(
         if n in seen or n in at_hand:
             continue
         seen.add(n)
-        if isinstance(n.type, TupleType) or None in _outside(sizes(n), given, body):
+        if isinstance(n.type, TupleType) or None in sizes_outside(sizes(n), given, body):
             work.extend(n.inputs)
         else:
             wanted.add(n)

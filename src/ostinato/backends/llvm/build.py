@@ -28,8 +28,9 @@ if TYPE_CHECKING:
 _SYMBOL = "run"
 
 # What the caller of the code must know: it calls out, or reads constants by address, which needs objects of this
-# process; SciPy's BLAS must have one thread meanwhile; it fails where assumptions about sizes do not hold.
-CALLS_OUT, ONE_BLAS_THREAD, ASSUMES = "calls out", "one BLAS thread", "assumes sizes"
+# process; SciPy's BLAS must have one thread meanwhile; it fails where assumptions about sizes do not hold; it divides
+# lanes of loops among threads.
+CALLS_OUT, ONE_BLAS_THREAD, ASSUMES, SPLITS = "calls out", "one BLAS thread", "assumes sizes", "splits loops"
 
 
 class Build:
@@ -58,9 +59,10 @@ class Build:
     def program(self) -> Program:
         """The loop nest."""
         from ostinato.backends.llvm.emit import knows
+        from ostinato.backends.llvm.kernels import panel_columns
         from ostinato.lower.program import lower_graph
 
-        return lower_graph(self.graph, knows, self._optimistic)
+        return lower_graph(self.graph, knows, self._optimistic, panel_columns())
 
     @cached_property
     def llvm(self) -> str:
@@ -85,7 +87,7 @@ class Build:
         found = load_or_make(self._identity if self._rewritten else None, lambda: self._make(watch), watch)
         texts = {"nest": lambda: str(self.program), "llvm": lambda: self.llvm}
         how = "compiled to one native function for all sizes" + (", loaded from the cache" if found.loaded else "")
-        called = where_called(self.graph, self.program.nest.sites) if CALLS_OUT in found.marks else []
+        called = where_called(self.program.graph, self.program.nest.sites) if CALLS_OUT in found.marks else []
         return found, Report(how, watch.laps, texts, called, found.loaded, found.note, self.details)
 
     def details(self, arguments: Sequence[Any] | None) -> list[str]:
@@ -119,6 +121,7 @@ class Build:
             CALLS_OUT: nest.sites or nest.arrays,
             ONE_BLAS_THREAD: nest.one_blas_thread,
             ASSUMES: nest.integers.assumptions,
+            SPLITS: nest.splits,
         }
         return Entry(_SYMBOL, (generate(text),), tuple([mark for mark, holds in known.items() if holds]))
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from llvmlite import ir
 
-from ostinato.backends.llvm import library_calls, vector_math
+from ostinato.backends.llvm import library_calls, parts, vector_math
 from ostinato.backends.llvm.scalar import (
     I8,
     I32,
@@ -46,6 +46,7 @@ from ostinato.lower.loopnest import (
     Load,
     Op,
     Routine,
+    Split,
     Stmt,
     Store,
     Var,
@@ -63,9 +64,10 @@ DONE, FAILED, TOO_SMALL, NO_MEMORY = 0, 2, 3, 4
 INTERRUPTED = 5
 # The words of the context: start, size and fill of the workspace in bytes, and how much was wanted; the runtime
 # (see pool.py) and the address of its `take`, which gives memory for results; whom call-outs call, and where the
-# addresses of constant arrays stand that are no part of the code.
-BASE, CAPACITY, TOP, WANTED, RUNTIME, TAKE, CALL_OUT, ARRAYS = range(8)
-N_CONTEXT = 8
+# addresses of constant arrays stand that are no part of the code; the address of `spread` (see threads.py), and among
+# how many threads it may divide lanes.
+BASE, CAPACITY, TOP, WANTED, RUNTIME, TAKE, CALL_OUT, ARRAYS, SPREAD, THREADS = range(10)
+N_CONTEXT = 10
 _TAKE_TYPE = ir.FunctionType(PTR, [PTR, I64])
 _ALIGN = 64
 _MOST = 1 << 48  # no machine has so many bytes
@@ -122,21 +124,34 @@ class Emitter:
         self.module = ir.Module(name="ostinato")
         self.externals: list[str] = []  # the library functions that have to be linked
         function = ir.Function(self.module, ir.FunctionType(I32, [PTR, PTR, PTR]), name)
-        entry = function.append_basic_block("entry")
-        self.function, self.builder = function, ir.IRBuilder(entry)
-        self.context: Any = function.args[2]  # None while a routine is written, which takes no memory
-        self.failed = self._exit_block("failed", FAILED)
-        self.too_small = self._exit_block("too_small", TOO_SMALL)
-        self.no_memory = self._exit_block("no_memory", NO_MEMORY)
+        self.begin(function, function.append_basic_block("entry"), function.args[2])
         self.results = function.args[1]
         # What depends on the step before, of a loop of the program; and what is a product.
         self._late: set[Expr] = set()
         self._products: set[Expr] = set()
-        self.scopes = [Scope(None, None, 0)]
         self.define(program.arguments, function.args[0])
         self.define(program.results, function.args[1])
         self.statements(program.nest.body)
         self.builder.ret(I32(DONE))
+
+    def begin(self, function: Any, block: Any, context: Any, captures: parts.Captures | None = None) -> None:
+        """Write a function from here on. `context` is None for a routine, which takes no memory and does not fail."""
+        self.function, self.builder, self.context = function, ir.IRBuilder(block), context
+        self.scopes = [Scope(None, None, 0)]
+        self.captures = captures
+        if context is not None:
+            self.failed = self._exit_block("failed", FAILED)
+            self.too_small = self._exit_block("too_small", TOO_SMALL)
+            self.no_memory = self._exit_block("no_memory", NO_MEMORY)
+
+    def state(self) -> tuple[Any, ...]:
+        """What `restore` needs to go on with the function that is being written."""
+        exits = self.failed, self.too_small, self.no_memory
+        return self.function, self.builder, self.context, self.scopes, self.captures, exits
+
+    def restore(self, state: tuple[Any, ...]) -> None:
+        self.function, self.builder, self.context, self.scopes, self.captures, exits = state
+        self.failed, self.too_small, self.no_memory = exits
 
     def _exit_block(self, name: str, code: int) -> Any:
         block = self.function.append_basic_block(name)
@@ -165,7 +180,10 @@ class Emitter:
         if known is not None:
             return known
         if isinstance(expr, Var):
-            raise AssertionError(f"{expr.name} is not defined here")
+            captured = self.captures.find(expr) if self.captures else None
+            assert captured is not None, f"{expr.name} is not defined here"
+            self.scopes[0].values[expr] = captured
+            return captured, 0
         if isinstance(expr, Load):
             value = self.load(self.place(expr.pointer, expr.offset, expr.dtype), expr.dtype)
             depth = self.scopes[-1].depth  # memory may change: no further out
@@ -350,6 +368,8 @@ class Emitter:
                 self.define(stmt.var, self._data(stmt))
             elif isinstance(stmt, Extern):
                 library_calls.routine(self, stmt)
+            elif isinstance(stmt, Split):
+                self.split(stmt)
             else:
                 self.loop(stmt)
 
@@ -365,6 +385,22 @@ class Emitter:
         self.builder.call(self.module.globals.get(name) or self._routine(stmt.routine, name), args)
         self.forget(stmt.writes)
 
+    def split(self, stmt: Split) -> None:
+        """Lanes in parts, which the runtime gives to threads; whatever a part writes is not known any more."""
+        assert self.context is not None, "a routine has no lanes"
+        code = parts.split(self, stmt, self._word(SPREAD))
+        self._return_unless_done(code)
+        for scope in self.scopes:
+            scope.values = {e: v for e, v in scope.values.items() if isinstance(e, Var)}
+            scope.loads.clear()
+
+    def _return_unless_done(self, code: Any) -> None:
+        b = self.builder
+        stopped = self.function.append_basic_block("stopped")
+        self._branch_out(b.icmp_signed("==", code, I32(DONE)), stopped)
+        with b.goto_block(stopped):
+            b.ret(code)
+
     def call_out(self, stmt: CallOut) -> None:
         """Call the function that the context names with words on the stack: status, operands, results."""
         assert self.context is not None, "a routine has no call-outs"
@@ -377,12 +413,7 @@ class Emitter:
             b.store(value, place)
         target = ir.FunctionType(ir.VoidType(), [I64, PTR, PTR]).as_pointer()
         b.call(b.load(self._word(CALL_OUT), typ=target), [I64(stmt.site), block, self.context])
-        status = b.load(places[0], typ=I64)
-        fine = b.icmp_signed("==", status, I64(DONE))
-        stopped = self.function.append_basic_block("stopped")
-        self._branch_out(fine, stopped)
-        with b.goto_block(stopped):
-            b.ret(b.trunc(status, I32))
+        self._return_unless_done(b.trunc(b.load(places[0], typ=I64), I32))
         for var, place in zip(stmt.results, places[len(words) :], strict=True):
             self.define(var, b.load(place, typ=llvm_type(var.dtype)))
 
@@ -410,14 +441,13 @@ class Emitter:
         types = [llvm_type(p.dtype) for p in routine.params]
         function = ir.Function(self.module, ir.FunctionType(ir.VoidType(), types), name)
         function.linkage = "internal"
-        outer = self.function, self.builder, self.scopes, self.context
-        self.function, self.builder = function, ir.IRBuilder(function.append_basic_block("entry"))
-        self.scopes, self.context = [Scope(None, None, 0)], None
+        outer = self.state()
+        self.begin(function, function.append_basic_block("entry"), None)
         for param, value in zip(routine.params, function.args, strict=True):
             self.define(param, value)
         self.statements(routine.body)
         self.builder.ret_void()
-        self.function, self.builder, self.scopes, self.context = outer
+        self.restore(outer)
         return function
 
     def fail(self, stmt: Fail) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 
 from llvmlite import ir
 
+from ostinato.backends.llvm import threads
 from ostinato.backends.llvm.emit import (
     BASE,
     CAPACITY,
@@ -30,6 +31,7 @@ from ostinato.backends.llvm.emit import (
 )
 from ostinato.backends.llvm.pool import N_POOL, Pool, allocator, room
 from ostinato.backends.llvm.scalar import I32, I64, PTR
+from ostinato.backends.llvm.threads import N_WORDS, Names
 from ostinato.backends.llvm.writer import NULL, Writer
 
 # Words of the runtime after those of the pool: addresses of functions of Python and NumPy, and of objects.
@@ -49,7 +51,8 @@ from ostinato.backends.llvm.writer import NULL, Writer
     ARRAY_TYPE,
     OWNER,
 ) = range(N_POOL, N_POOL + 14)
-LISTS = N_POOL + 14
+OF_THREADS = Names(N_POOL + 14)
+LISTS = N_POOL + 14 + N_WORDS
 
 # Words of a descriptor: the native function, bytes of workspace to begin with, the runtime, whether a single
 # result is returned without a list; how many params and results, and words for them; the words of the context as
@@ -61,7 +64,12 @@ PARAMS = CONTEXT + N_CONTEXT
 _DTYPE, _NDIM, _SCALAR, _NUMBER, _SIZES = range(5)
 
 # The functions in the table that `start` fills.
-FUNCTIONS = ("take", "give", "trim", "run", "drop", "call", "malloc", "calloc", "realloc", "free", "probe")
+FUNCTIONS = (
+    "take", "give", "trim", "run", "drop", "call", "malloc", "calloc", "realloc", "free", "probe", "spread", "work",
+)  # fmt: skip
+
+# What runs once, or when something is wrong, or in Python's stead for arrays that grow in place.
+_RARE = ("start", "probe", "drop", "pool.trim", "array.calloc", "array.realloc")
 
 # Where things lie within objects, in bytes.
 TYPE_AT, NUMBER_AT = 8, 16
@@ -78,10 +86,15 @@ def runtime_module() -> ir.Module:
     run = _run(module, pool, drop)
     call = _call(module, pool, run, _made(module, drop), _end(module, pool))
     functions = [pool.take, pool.give, pool.trim, run, drop, call, *allocator(module, pool), _probe(module)]
+    functions += threads.functions(module, pool, OF_THREADS)
     w = Writer(module, "start", ir.VoidType(), [PTR], export=True)
     for k, function in enumerate(functions):
         w.put(w.args[0], k, function)
     w.b.ret_void()
+    for function in module.functions:
+        if function.name in _RARE:  # to generate them well takes longer than they will ever run
+            function.attributes.add("optnone")
+            function.attributes.add("noinline")
     return module
 
 

@@ -33,8 +33,14 @@ def special(emitter: Emitter, name: str, x: Any) -> Any:
 
 
 def routine(emitter: Emitter, stmt: Extern) -> None:
-    """A call of a Fortran routine: addresses as they are, scalars by reference."""
+    """A call of a kernel, or of a Fortran routine: addresses as they are, scalars by reference."""
     b = emitter.builder
+    if stmt.by_value:
+        args = [emitter.value(a) for a in stmt.args]
+        b.call(_declared(emitter, stmt.symbol, ir.FunctionType(ir.VoidType(), [a.type for a in args])), args)
+        for pointer in stmt.writes:
+            emitter.forget(pointer)
+        return
     places = [emitter.value(a) if a.dtype == "ptr" else _place(emitter, a) for a in stmt.args]
     info = _slot(emitter, I32) if stmt.info is not None else None
     given = places if info is None else [*places, info]

@@ -10,17 +10,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from ostinato.backends import Executable
-from ostinato.backends.llvm.build import ASSUMES, CALLS_OUT, ONE_BLAS_THREAD, Build
+from ostinato.backends.llvm.build import ASSUMES, CALLS_OUT, ONE_BLAS_THREAD, SPLITS, Build
 from ostinato.backends.llvm.callouts import CallOuts
-from ostinato.backends.llvm.emit import ARRAYS, CALL_OUT
+from ostinato.backends.llvm.emit import ARRAYS, CALL_OUT, SPREAD, THREADS
+from ostinato.backends.llvm.entry import WORKSPACE
 from ostinato.backends.llvm.externals import one_blas_thread
 from ostinato.backends.llvm.runtime import Signature, runtime
+from ostinato.backends.llvm.threads import available_cores
 from ostinato.backends.reference import Interpreter
+from ostinato.config import config
 from ostinato.graph import Graph
 from ostinato.lower.scalarize import UnsupportedError
 
@@ -54,19 +58,34 @@ class Native:
         self._compiled, self._marks = found.compiled, found.marks
         self._callouts: CallOuts | None = None
         self._calls_out = False
-        context = {}
+        context: dict[int, int] = {}
         if CALLS_OUT in self._marks:
             nest = build.program.nest
             self._callouts = CallOuts(nest.sites, nest.arrays)
             self._calls_out = bool(nest.sites)
             context = {CALL_OUT: self._callouts.address, ARRAYS: self._callouts.arrays}
+        if SPLITS in self._marks:
+            n = config.threads or available_cores()
+            runtime().threads.want(n)
+            context |= {SPREAD: runtime().functions["spread"], THREADS: n}
         ends = build.closed.params, build.closed.results
         params, results = ([(np.dtype(n.type.dtype), n.type.shape) for n in ns] for ns in ends)
         self._signature = Signature(params, results)
         self._dtypes = [dtype for dtype, _ in params]
         self._descriptor = runtime().descriptor(self._compiled.address, self._signature, context)
-        self._fast = runtime().fast(self._descriptor, (self._compiled, self._callouts))
+        self._functions: list[Callable[..., Any]] = []
+        self._fast = self._c_function(single=False)
         self._otherwise: Executable | None = None
+        self.report = replace(self.report, texts={**self.report.texts, "memory": self._memory})
+
+    def _memory(self) -> str:
+        return f"{self.build.program.usage}; calls so far made a workspace of {self.workspace} bytes."
+
+    @property
+    def workspace(self) -> int:
+        """The bytes of memory in which a call computes; calls that needed more have made it larger."""
+        descriptors = [self._descriptor, *[f.__self__ for f in self._functions]]  # type: ignore[attr-defined]
+        return max(*[int(d[WORKSPACE]) for d in descriptors], getattr(self._otherwise, "workspace", 0))
 
     @property
     def graph(self) -> Graph:
@@ -89,7 +108,13 @@ class Native:
         """
         if self._calls_out or ONE_BLAS_THREAD in self._marks:
             return None
-        return runtime().fast(self._descriptor, (self._compiled, self._callouts), single)
+        return self._c_function(single)
+
+    def _c_function(self, single: bool) -> Callable[..., Any] | None:
+        made = runtime().fast(self._descriptor, (self._compiled, self._callouts), single)
+        if made is not None:
+            self._functions.append(made)
+        return made
 
     def __call__(self, arrays: Sequence[Any]) -> list[Any]:
         ready = [_readable(a, dtype) for a, dtype in zip(arrays, self._dtypes, strict=True)]

@@ -26,6 +26,7 @@ from ostinato.backends.llvm.build import Watch, load_or_make
 from ostinato.backends.llvm.cache import Entry
 from ostinato.backends.llvm.emit import DONE, N_CONTEXT, NO_MEMORY, RUNTIME, TAKE
 from ostinato.backends.llvm.jit import generate
+from ostinato.backends.llvm.threads import Threads
 
 Words = np.ndarray[Any, np.dtype[np.int64]]
 Parameter = tuple[np.dtype[Any], tuple[int | None, ...]]  # dtype and static shape
@@ -81,6 +82,7 @@ class Runtime:
         self.words[pool.FREE] = _address(ctypes.pythonapi.PyMem_RawFree)
         self.words[pool.ADVISE] = _madvise()
         self.address: int = self.words.ctypes.data
+        self.threads = Threads(self.words, e.OF_THREADS, self.functions["work"])
         self._take = ctypes.CFUNCTYPE(_POINTER, _POINTER, _INTEGER)(self.functions["take"])
         self._give = ctypes.CFUNCTYPE(None, _POINTER, _POINTER)(self.functions["give"])
         self._run = ctypes.CFUNCTYPE(ctypes.c_int32, _POINTER, _POINTER)(self.functions["run"])

@@ -16,6 +16,11 @@ from ostinato.backends.llvm.scalar import I1, I8, I64, PTR
 NULL = PTR(None)
 
 
+def words_on_stack(builder: ir.IRBuilder, n: int) -> Any:
+    """The address of n words on the stack, of no particular type."""
+    return builder.inttoptr(builder.ptrtoint(builder.alloca(I64, n), I64), PTR)
+
+
 class Writer:
     """One function being written; `args` are its arguments, `b` is the builder behind."""
 

@@ -1,0 +1,185 @@
+"""Sums that a loop carries along are taken out of it, before a graph is lowered.
+
+What a step only adds to, and nobody reads before the end, is no state. Gradients are full of it: the
+cotangent of every matrix that a step multiplies with, and of every bias.
+
+before:  W = loop(n, x, g, W0; (x_t, g_t, W) -> W + x_t.T @ g_t)
+after:   W = W0 + merged(x).T @ merged(g)             # one product: the steps are more terms of its sums
+
+before:  s = loop(n, x, s0; (x_t, s) -> s + sum(f(x_t)))
+after:   v = loop(n, x, zeros; (x_t, v) -> v + f(x_t))
+         s = s0 + sum(v)
+
+A factor that is no row of a sequence is recorded. Sums are in another order then, so this is no pass for all backends:
+their results would not be those of the reference to the last bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from ostinato.graph import Graph, Node, make, redirect, topological
+from ostinato.lower.arrays import TINY
+from ostinato.ops.contraction import MATMUL
+from ostinato.ops.indexing import is_reversal
+from ostinato.ops.leaf import constant, constant_value, new_input, static_int
+from ostinato.ops.loop import LOOP, LoopSpec, body_of, results_of, sizes_outside, split
+from ostinato.ops.movement import reshape, swapaxes
+from ostinato.ops.sizes import BROADCAST, as_size_nodes, broadcast_to, same_size, sizes
+from ostinato.ops.sizes import product as product_of_sizes
+from ostinato.rewrite.engine import run_passes
+from ostinato.rewrite.loop_prune import loop_prune
+
+
+def without_sums(graph: Graph) -> Graph:
+    """The graph with sums taken out of its loops, and of the loops in their bodies."""
+    return run_passes(graph, (_outer_loops, loop_prune))
+
+
+def _outer_loops(graph: Graph) -> Graph:
+    alias: dict[Node, Any] = {}
+    for node in topological(graph.results):
+        if node.op is LOOP and not node.params[0].has_until:
+            alias.update(_taken_out(node))
+    return Graph(graph.params, tuple(redirect(graph.results, alias))) if alias else graph
+
+
+def _taken_out(node: Node) -> dict[Node, Any]:
+    """For each result of a loop that carries sums, what takes its place."""
+    spec: LoopSpec = node.params[0]
+    change = _Change(spec, node)
+    for i in range(spec.n_carries):
+        term = _term(spec, i)
+        if term is None:
+            continue
+        value = term.inputs[0] if term.inputs else term
+        if term.op is MATMUL and term.type.ndim == 2 and not _is_small(term):
+            change.multiply_after(i, term)
+        elif term.op.name in ("sum", "sum_to") and value.type.ndim > term.type.ndim and not _is_small(value):
+            change.sum_after(i, term)
+    return change.results() if change.removed else {}
+
+
+def _term(spec: LoopSpec, i: int) -> Node | None:
+    """What is added to carry i in each step; None if the carry is read otherwise, or the sum is."""
+    body = body_of(spec)
+    carry, following = body.carries[i], body.next_carries[i]
+    if following.op.name != "add" or following.type != carry.type or spec.body.results.count(following) > 1:
+        return None
+    readers = [n for n in spec.body.nodes() if carry in n.inputs]
+    if readers != [following] or carry in spec.body.results or any(following in n.inputs for n in spec.body.nodes()):
+        return None
+    a, b = following.inputs
+    term = b if a is carry else a
+    return term if term is not carry and term.type == carry.type else None
+
+
+def _is_small(node: Node) -> bool:
+    """Whether a value is known to be held in registers, or is a number."""
+    n = 1
+    for size in node.type.shape:
+        if size is None:
+            return False
+        n *= size
+    return n <= TINY
+
+
+def _plain(size: Any) -> Any:
+    known = static_int(size)
+    return size if known is None else known
+
+
+def _plus(first: Any, total: Any) -> Any:
+    """The sum of an initial value and a total, which is the total where the sum began with zeros of its sizes."""
+    if first.op is BROADCAST and first.type == total.type and all(map(same_size, sizes(first), sizes(total))):
+        zero = constant_value(first.inputs[0])
+        if zero is not None and zero.ndim == 0 and zero == 0:
+            return total
+    return first + total
+
+
+class _Change:
+    """A loop that loses some carries, and what is computed after it in their place."""
+
+    def __init__(self, spec: LoopSpec, node: Node) -> None:
+        self.spec, self.node = spec, node
+        self.body, self.given = body_of(spec), split(spec, node.inputs)
+        self.outputs = list(self.body.outputs)
+        self.removed: dict[int, Any] = {}  # from a carry to what makes its final value of the new loop's results
+        self.carries: list[tuple[Node, Node, Node]] = []  # param, initial value and next value of new ones
+
+    def multiply_after(self, i: int, term: Node) -> None:
+        """The sum of products of all steps as one product."""
+        left, right = term.inputs
+        rows = left.inputs[0] if left.op.name == "dimshuffle" and left.params[0] == (1, 0) else swapaxes(left, 0, 1)
+        places = self._recorded(rows), self._recorded(right)
+
+        turned = self._are_turned(places)
+
+        def final(sums: list[Any], outputs: list[Any]) -> Any:
+            a, b = (self._merged(p, outputs, turned) for p in places)
+            return _plus(self.given.carries[i], make(MATMUL, (swapaxes(a, 0, 1), b)))
+
+        self.removed[i] = final
+
+    def _recorded(self, value: Node) -> tuple[str, int]:
+        """Where the values of all steps are found: a sequence, or an output."""
+        if value in self.body.sequences:
+            return "sequence", self.body.sequences.index(value)
+        if value not in self.outputs:
+            self.outputs.append(value)
+        return "output", self.outputs.index(value)
+
+    def _are_turned(self, places: Sequence[tuple[str, int]]) -> bool:
+        """Whether some factors are read from the last step to the first, as gradients do, and all others are made here.
+
+        The sum is the same the other way round, and what is read lies in order then.
+        """
+        steps = _plain(self.given.trip_count)
+        read = [self.given.sequences[k] for kind, k in places if kind == "sequence"]
+        return bool(read) and all(is_reversal(x) and same_size(sizes(x)[0], steps) for x in read)
+
+    def _merged(self, place: tuple[str, int], outputs: list[Any], turned: bool) -> Any:
+        """All steps of a matrix, one below the other."""
+        kind, k = place
+        rows = outputs[k] if kind == "output" else self.given.sequences[k]
+        if turned:
+            rows = rows[::-1] if kind == "output" else rows.inputs[0]
+        elif kind == "sequence" and not same_size(sizes(rows)[0], _plain(self.given.trip_count)):
+            rows = rows[: self.given.trip_count]
+        return reshape(rows, [product_of_sizes(sizes(rows)[:-1]), sizes(rows)[-1]])
+
+    def sum_after(self, i: int, term: Node) -> None:
+        """The sum over elements is taken at the end, of sums over the steps."""
+        value, *wanted = term.inputs
+        outside = sizes_outside(sizes(value), self.given, self.body)
+        targets = sizes_outside(wanted, self.given, self.body)
+        if None in outside or None in targets:
+            return
+        param = new_input(value.type, None)
+        place = len(self.carries)
+        self.carries.append((param, broadcast_to(constant(0, value.type.dtype), outside), param + value))
+
+        def final(sums: list[Any], outputs: list[Any]) -> Any:
+            return _plus(self.given.carries[i], make(term.op, (sums[place], *as_size_nodes(targets)), term.params))
+
+        self.removed[i] = final
+
+    def results(self) -> dict[Node, Any]:
+        """What takes the place of each result of the loop; nothing if that is of another type."""
+        body, kept = self.body, [i for i in range(self.spec.n_carries) if i not in self.removed]
+        params = [body.t, *body.sequences, *[body.carries[i] for i in kept], *[p for p, _, _ in self.carries]]
+        following = [*[body.next_carries[i] for i in kept], *[n for _, _, n in self.carries]]
+        graph = Graph((*params, *body.invariants), (*following, *self.outputs))
+        inits = [*[self.given.carries[i] for i in kept], *[v for _, v, _ in self.carries]]
+        inputs = (self.given.trip_count, *self.given.sequences, *inits, *self.given.invariants)
+        new = results_of(make(LOOP, inputs, (replace(self.spec, body=graph, n_carries=len(inits)),)))
+        old = results_of(self.node)
+        alias = {old.finals[i]: f for i, f in zip(kept, new.finals, strict=False)}
+        alias |= {old.finals[i]: make(new.finals[len(kept) :], new.outputs) for i, make in self.removed.items()}
+        alias |= dict(zip(old.outputs, new.outputs, strict=False))
+        if any(before.type != after.type for before, after in alias.items()):
+            return {}
+        return {**alias, old.trips_done: new.trips_done}

@@ -1,0 +1,117 @@
+"""Products with a matrix that a loop does not change: it is packed once, before the loop, for a kernel.
+
+Which matrices these are: invariants of the loop, as they are or transposed, and followed outwards as long as they
+are invariants of the loops around it, too. So h @ W, dz @ W.T and W @ v are packed; what is packed of
+one matrix in one way serves all products that read it so.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from ostinato.graph import Graph, Node
+from ostinato.lower.arrays import Array, Memory, in_memory, is_one, new_array
+from ostinato.lower.loopnest import Const, Expr, For, Nest, Split
+from ostinato.lower.scalarize import Block
+
+
+class _Fixed(NamedTuple):
+    """A matrix that is the same in all iterations of `loop`, which stands in `block`."""
+
+    block: Block
+    loop: For | Split
+    node: Node
+    is_transposed: bool
+
+
+def product(block: Block, node: Node) -> Array | None:
+    """The product of two matrices by a kernel; None if neither is fixed, or there is no kernel for the dtype."""
+    left, right = node.inputs
+    if node.type.dtype not in block.nest.panels:
+        return None
+    if not is_one(block.array(right).sizes[1]):
+        fixed = _fixed(block, right)
+        return None if fixed is None else _multiplied(block, node, block.in_memory(left), fixed)
+    fixed = _fixed(block, left)
+    if fixed is None or is_one(block.array(left).sizes[0]):
+        return None
+    column = _transposed(block, block.in_memory(right))
+    flipped = fixed._replace(is_transposed=not fixed.is_transposed)
+    result = _multiplied(block, node, column, flipped)
+    return None if result is None else _transposed(block, result)
+
+
+def only_packed(nest: Nest, body: Graph) -> set[Node]:
+    """The params of a body that only products of matrices read: how these lie does not matter if they are packed."""
+    read: set[Node] = set(body.results)
+    for node in body.nodes():
+        if node.op.name != "matmul" or node.type.ndim != 2:
+            read.update(node.inputs)
+    return {p for p in body.params if p not in read and p.type.ndim == 2 and p.type.dtype in nest.panels}
+
+
+def _fixed(block: Block, node: Node) -> _Fixed | None:
+    """Where a matrix is first known that nothing changes afterwards; None if the innermost loop makes it."""
+    found, flips = None, False
+    while True:
+        while node.op.name == "dimshuffle" and node.params[0] == (1, 0) and node.inputs[0].type.ndim == 2:
+            node, flips = node.inputs[0], not flips
+        enclosing = block.enclosing
+        if enclosing is None or node not in enclosing.invariants:
+            return found
+        block, node = enclosing.block, enclosing.invariants[node]
+        if node.type.ndim == 2:
+            found = _Fixed(block, enclosing.loop, node, flips)
+
+
+def _multiplied(block: Block, node: Node, a: Array, fixed: _Fixed) -> Array | None:
+    nest = block.nest
+    value = fixed.block.array(fixed.node)
+    if value.memory is None:
+        return None
+    b = _transposed(block, value) if fixed.is_transposed else value
+    block.require_equal(a.sizes[1], b.sizes[0])
+    key = fixed.loop, fixed.node, fixed.is_transposed
+    if key not in fixed.block.packed:
+        with nest.before(fixed.loop):
+            fixed.block.packed[key] = _packed(block, b)
+    held = new_array(nest, node.type.dtype, [a.sizes[0], b.sizes[1]])
+    _multiply(block, a, b, fixed.block.packed[key], held)
+    return held
+
+
+def multiply(block: Block, a: Array, b: Array, c: Array) -> None:
+    """c = a @ b, for matrices in memory; b is packed for this product alone."""
+    _multiply(block, a, b, _packed(block, b), c)
+
+
+def _packed(block: Block, b: Array) -> Expr:
+    """The address of the panels of a matrix, made here."""
+    assert b.memory is not None
+    nest, width = block.nest, block.int(block.nest.panels[b.dtype])
+    some = nest.op("floor_div", nest.add(b.sizes[1], nest.op("sub", width, nest.const(1))), width)
+    pointer = nest.alloc(nest.mul(nest.mul(some, width), b.sizes[0]), b.dtype)
+    nest.kernel(f"kernels.pack_{b.dtype}", [_start(block, b), *b.memory.strides, pointer, *b.sizes], pointer)
+    return pointer
+
+
+def _multiply(block: Block, a: Array, b: Array, panels: Expr, c: Array) -> None:
+    assert a.memory is not None
+    assert c.memory is not None
+    args = [_start(block, a), *a.memory.strides, panels, _start(block, c), c.memory.strides[0], a.sizes[0], *b.sizes]
+    block.nest.kernel(f"kernels.multiply_{a.dtype}", args, c.memory.pointer)
+
+
+def _start(block: Block, x: Array) -> Expr:
+    """The address of the first element."""
+    assert x.memory is not None
+    if isinstance(x.memory.offset, Const) and x.memory.offset.value == 0:
+        return x.memory.pointer
+    n_bytes = block.nest.mul(x.memory.offset, block.int(4 if x.dtype == "float32" else 8))
+    return block.op("advance", x.memory.pointer, n_bytes, dtype="ptr")
+
+
+def _transposed(block: Block, x: Array) -> Array:
+    assert x.memory is not None
+    region = Memory(x.memory.pointer, x.memory.offset, x.memory.strides[::-1])
+    return in_memory(block.nest, x.dtype, x.sizes[::-1], region)
