@@ -129,7 +129,8 @@ def functions() -> tuple[list[Any], list[Any], Shapes]:
     names = "arcsin arccos arctan arcsinh arccosh arctanh gammaln round log1p expm1 sinh cosh erf erfc tan log2 exp2"
 
     def step(x_t: Any, h: Any) -> Any:
-        return h * 0.5 + sum(getattr(T, n)(x_t) for n in names.split()) + T.arctan2(x_t, h) + x_t**h
+        values = [getattr(T, n)(x_t + 2 if n == "arccosh" else x_t) for n in names.split()]
+        return T.tanh(h * 0.5 + sum(values) + T.arctan2(x_t, h)) + x_t ** (h + 2)
 
     y, _ = scan(step, x, T.ones_like(x[0]))
     return [x], [y, T.grad(T.sum(y), x)], [(100, 1000)]
