@@ -16,15 +16,16 @@ import numpy as np
 from ostinato.backends.triton import scalars
 from ostinato.backends.triton.axes import Axis
 from ostinato.backends.triton.exchange import FEW_ROWS, Exchange
-from ostinato.backends.triton.layout import Access, Kernel, Value
+from ostinato.backends.triton.layout import Access, Kernel, Machine, Value
 from ostinato.backends.triton.operations import PRODUCT_OF
 from ostinato.backends.triton.unsplit import UnsplitError
 from ostinato.graph import Node
 from ostinato.ops.loop import LoopSpec
 from ostinato.ops.op import OPS
 
-# Bytes of weights that a program holds for the whole loop; more are read again at every step.
-_RESIDENT = 200 * 1024
+# Bytes of shared memory that a program needs for other things than weights, which it holds for the whole loop
+# if they fit into the rest; else it reads them again at every step.
+_OTHERWISE = 27 * 1024
 # Elements of the largest tile.
 _LARGEST = 1 << 15
 # States of so many columns and more, and those whose weights one program cannot hold, are shared out among
@@ -39,11 +40,10 @@ class Emitter(Exchange):
         self,
         spec: LoopSpec,
         precision: str,
-        interpreted: bool,
-        processors: int = 132,
+        machine: Machine,
         strided: Collection[str] = (),
     ) -> None:
-        super().__init__(spec, precision, interpreted, processors, strided)
+        super().__init__(spec, precision, machine, strided)
         self.blocks = self._choose_blocks()
         self._check_sizes()
 
@@ -78,7 +78,7 @@ class Emitter(Exchange):
         few = rows.size <= FEW_ROWS
         for columns in (8, 16) if few else (16, 32, 64):
             for block in (rows.padded,) if few else (16, 32, 64):
-                if -(-rows.size // block) * -(-axis.size // columns) <= self.processors:
+                if -(-rows.size // block) * -(-axis.size // columns) <= self.machine.processors:
                     axis.kind, axis.spread, self.spread = "parallel", True, axis
                     return {rows: block, axis: columns}
         return None
@@ -121,10 +121,11 @@ class Emitter(Exchange):
         width = {"bf16": 2, "tf32": 4, "ieee": 8}[self.precision]
         if self.spread and self.by_rows():
             width = 4
+        room = self.machine.shared - _OTHERWISE
         weights = [w for w in self.body.invariants if self.is_weight(w)]
         if self.spread:
-            return len(weights) * self.spread.padded * self.blocks[self.spread] * width <= _RESIDENT
-        return sum(self.local_elements(w) for w in weights) * width <= _RESIDENT
+            return len(weights) * self.spread.padded * self.blocks[self.spread] * width <= room
+        return sum(self.local_elements(w) for w in weights) * width <= room
 
     # ---- the whole ----
 

@@ -13,7 +13,7 @@ from functools import lru_cache
 from types import ModuleType
 from typing import Any
 
-from ostinato.backends.triton.layout import Kernel
+from ostinato.backends.triton.layout import Kernel, Machine
 from ostinato.backends.triton.unsplit import UnsplitError
 
 _MADE: dict[str, Any] = {}
@@ -54,15 +54,19 @@ def is_interpreted() -> bool:
 
 
 @lru_cache(maxsize=1)
-def _count_processors() -> int:
+def _gpu() -> Machine:
     import torch
 
-    return int(torch.cuda.get_device_properties(torch.cuda.current_device()).multi_processor_count)
+    found = torch.cuda.get_device_properties(torch.cuda.current_device())
+    shared = getattr(found, "shared_memory_per_block_optin", Machine().shared)
+    return Machine(processors=int(found.multi_processor_count), shared=int(shared))
 
 
-def processors() -> int:
-    """How many programs run at the same time for certain: one per multiprocessor; an H100's without a GPU."""
-    return 132 if is_interpreted() or is_rehearsal() else _count_processors()
+def machine() -> Machine:
+    """What kernels are made for: the GPU, or one like an H100 where there is none."""
+    if is_interpreted() or is_rehearsal():
+        return Machine(interpreted=is_interpreted())
+    return _gpu()
 
 
 def made(text: str) -> Any:

@@ -5,12 +5,27 @@ from __future__ import annotations
 import math
 from collections.abc import Collection
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ostinato.backends.triton.axes import Axis
 from ostinato.backends.triton.slices import Range
+
+
+class Machine(NamedTuple):
+    """What of a GPU a kernel is made for.
+
+    Attributes
+    ----------
+    interpreted : whether it is none, but Triton's interpreter.
+    processors : how many programs run at the same time for certain.
+    shared : bytes of memory that the warps of a program can share.
+    """
+
+    interpreted: bool = False
+    processors: int = 132
+    shared: int = 227 * 1024
 
 
 @dataclass(frozen=True)

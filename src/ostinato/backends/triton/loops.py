@@ -13,7 +13,7 @@ import torch
 
 from ostinato.backends.triton.affine import LEAST_STEPS, MOST_LANES, Phases, division, phases
 from ostinato.backends.triton.emit import Emitter
-from ostinato.backends.triton.kernels import is_interpreted, launch, processors
+from ostinato.backends.triton.kernels import launch, machine
 from ostinato.backends.triton.layout import Access, Kernel
 from ostinato.backends.triton.notes import TO_HOST
 from ostinato.backends.triton.specialise import specialised_spec, uniform
@@ -180,7 +180,7 @@ class _KernelRunner:
         kernel = self.kernels.get(strided)
         if kernel is None:
             start = time.perf_counter()
-            emitter = Emitter(self.spec, config.gpu_precision, is_interpreted(), processors(), strided)
+            emitter = Emitter(self.spec, config.gpu_precision, machine(), strided)
             kernel = self.kernels[strided] = emitter.kernel()
             self.notes.seconds["emit"] += time.perf_counter() - start
         return kernel

@@ -11,7 +11,7 @@ import numpy as np
 
 from ostinato.backends.triton import scalars
 from ostinato.backends.triton.axes import Axes, Axis
-from ostinato.backends.triton.layout import Access, Value, expand, is_literal
+from ostinato.backends.triton.layout import Access, Machine, Value, expand, is_literal
 from ostinato.graph import Node
 from ostinato.ops.loop import LoopSpec, body_of
 from ostinato.ops.op import OPS
@@ -23,8 +23,7 @@ class Text:
     Parameters
     ----------
     precision : of products of matrices: "ieee", "tf32" or "bf16".
-    interpreted : whether the text is for Triton's interpreter.
-    processors : how many programs run at the same time for certain.
+    machine : what the text is for.
     strided : names of the accesses whose rows are not contiguous, so that their strides come with each launch.
     """
 
@@ -32,12 +31,11 @@ class Text:
         self,
         spec: LoopSpec,
         precision: str,
-        interpreted: bool,
-        processors: int = 132,
+        machine: Machine,
         strided: Collection[str] = (),
     ) -> None:
         self.spec, self.body, self.axes = spec, body_of(spec), Axes(spec)
-        self.precision, self.interpreted, self.processors = precision, interpreted, processors
+        self.precision, self.machine, self.interpreted = precision, machine, machine.interpreted
         self.strided = frozenset(strided)
         self.values: dict[Node, Value] = {}
         self.before: list[str] = []
