@@ -85,8 +85,8 @@ def test_what_is_told_of_loops_in_loops_products_and_calls() -> None:
     run = ostinato.function([n, X, W], [h[-1], walk, T.linalg.cholesky(W)], mode="native")
     text = run.explain()
     assert (
-        "  loop 'outer': X.shape[0] steps, one after the other, with 1 array in memory\n    call of kernels.multiply_float64\n"
-        in text
+        "  loop 'outer': X.shape[0] steps, one after the other, with 1 array in memory\n"
+        "    call of kernels.multiply_float64\n" in text
     )
     assert "\n    call of NumPy: polygamma\n" in text
     assert "  loop: n steps, one after the other, until a condition, with 1 number in registers\n" in text

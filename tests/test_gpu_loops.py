@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 import ostinato
 import ostinato.tensor as T
 from gpu import ON_GPU, compare, normal
+from gpu_programs import PROGRAMS
 from ostinato.backends.triton.kernels import rehearsal
 from test_loops import Program, inputs_of, programs, symbolic, symbolic_cost
 
@@ -440,6 +441,25 @@ def test_one_kernel_for_all_lengths_and_batches_of_a_network(hidden: int) -> Non
         for steps, rows in [*((k, 18) for k in range(1, 8)), (2, 64), (3, 100)]:
             f(normal(steps, rows, 4), normal(rows, hidden), normal(rows, hidden), *weights)
     assert f.compilations == 2, f.explain()  # there and back
+
+
+# ---- on a GPU only: sizes that would take the interpreter hours --------------------------------------
+
+
+@pytest.mark.skipif(not ON_GPU, reason="too large for Triton's interpreter")
+@pytest.mark.parametrize("program", sorted(PROGRAMS))
+def test_large(program: str) -> None:
+    """The programs that other tests compile only, at their sizes."""
+    make, precision = PROGRAMS[program]
+    inputs, outputs, shapes = make()
+    given = zip(inputs, shapes, strict=True)
+    arrays = [(np.abs(normal(*s, seed=k)) / s[0] ** 0.5).astype(i.dtype) for k, (i, s) in enumerate(given)]
+    expected = ostinato.function(inputs, outputs, mode="native")(*arrays)
+    with ostinato.config.change_flags(gpu_precision=precision):
+        found = ostinato.function(inputs, outputs, mode="gpu")(*arrays)
+    for y, wanted in zip(found, expected, strict=True):
+        near = 2e-3 if precision == "ieee" else 5e-2
+        np.testing.assert_allclose(y, wanted, rtol=near, atol=near * max(1.0, float(np.nanmax(np.abs(wanted)))))
 
 
 # ---- random loops ---------------------------------------------------------------------------------

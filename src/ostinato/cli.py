@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib.abc import InspectLoader
 from importlib.machinery import ModuleSpec, SourceFileLoader
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from types import CodeType, ModuleType, TracebackType
 from typing import Any, NamedTuple
@@ -218,11 +219,20 @@ def _info(args: list[str]) -> int:
 
     rows = {"ostinato": __version__, "python": f"{platform.python_version()} ({platform.platform()})"}
     rows |= {name: str(importlib.import_module(name).__version__) for name in ("numpy", "scipy")}
+    rows |= {name: _version(name) for name in ("torch", "triton")}
     rows["backends"] = ", ".join(sorted(BACKENDS))
     for name, value in rows.items():
         print(f"{name:<10}{value}")
     print(f"\nconfig\n{config}")
     return 0
+
+
+def _version(package: str) -> str:
+    """Of what need not be installed, without importing it."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
 
 
 # ---- cache ----------------------------------------------------------------------------------------

@@ -120,7 +120,7 @@ def launch(
     if (listed := _REHEARSAL.get()) is not None:
         listed.append((kernel, arguments))
         return None
-    options: dict[str, Any] = {"num_warps": kernel.warps, "num_stages": kernel.stages}
+    options: dict[str, Any] = {"num_warps": kernel.warps, "num_stages": kernel.stages, "enable_fp_fusion": True}
     if kernel.exchanges:  # programs wait for each other: all of them must run at the same time
         if is_interpreted():
             from ostinato.backends.triton.interpreter import run_concurrently
@@ -176,7 +176,7 @@ def compiled_for(kernel: Kernel, arguments: Sequence[Any], capability: int = 90)
     return triton.compile(
         source,
         target=GPUTarget("cuda", capability, 32),
-        options={"num_warps": kernel.warps, "num_stages": kernel.stages},
+        options={"num_warps": kernel.warps, "num_stages": kernel.stages, "enable_fp_fusion": True},
     )
 
 

@@ -271,7 +271,7 @@ class _KernelRunner:
             finals = [_empty(c.type.shape, c.type.dtype) for c in self.body.carries]
             outputs = [_empty((block, *y.type.shape), y.type.dtype) for y in self.body.outputs]
             self._launch(given, carries, done, finals, outputs, status, block)
-            made_steps, keep = (int(v) for v in status.cpu())
+            made_steps, keep = (int(v) for v in status.cpu()) if not status.is_meta else (block, 0)
             self.notes.transfers[TO_HOST] += 1
             for held, rows in zip(blocks, outputs, strict=True):
                 held.append(rows[:made_steps])

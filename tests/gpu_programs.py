@@ -1,0 +1,193 @@
+"""Programs of all classes of kernels, compiled for a GPU that is not there: `python gpu_programs.py NAME ...`.
+
+A process of its own, since Triton either interprets or compiles. It prints a line of JSON per kernel.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+import ostinato
+import ostinato.tensor as T
+
+Shapes = list[tuple[int, ...]]
+scan = ostinato.scan
+
+
+def lanes(dtype: str, n: int) -> tuple[list[Any], list[Any], Shapes]:
+    x, a = T.tensor(dtype, (None, None), "x"), T.tensor(dtype, (None,), "a")
+    y, _ = scan(lambda x_t, h: T.tanh(a * h + x_t), x, T.zeros_like(x[0]))
+    return [x, a], [y, *T.grad(T.sum(y**2), [x, a])], [(100, n), (n,)]
+
+
+def system() -> tuple[list[Any], list[Any], Shapes]:
+    s0, p = T.fmatrix("s0"), T.fvector("p")
+
+    def slope(s: Any) -> Any:
+        return T.stack([s[0] * (p[0] - p[1] * s[1]), s[1] * (p[2] * s[0] - p[3])])
+
+    def step(s: Any) -> Any:
+        h = np.float32(0.01)
+        k1 = slope(s)
+        k2 = slope(s + h / 2 * k1)
+        k3 = slope(s + h / 2 * k2)
+        return s + h / 6 * (k1 + 2 * k2 + 2 * k3 + slope(s + h * k3))
+
+    y, _ = scan(step, outputs_info=[s0], n_steps=100)
+    return [s0, p], [y[-1], *T.grad(T.sum(y[-1] ** 2), [s0, p])], [(2, 4096), (4,)]
+
+
+def lstm(rows: int, hidden: int) -> tuple[list[Any], list[Any], Shapes]:
+    x, h0, c0, W, U, b = T.ftensor3("x"), *T.fmatrices("h0", "c0", "W", "U"), T.fvector("b")
+    n = h0.shape[1]
+
+    def step(x_t: Any, h: Any, c: Any) -> tuple[Any, Any]:
+        z = T.dot(x_t, W) + T.dot(h, U) + b
+        i, f, g, o = [z[:, k * n : (k + 1) * n] for k in range(4)]
+        c = T.nnet.sigmoid(f) * c + T.nnet.sigmoid(i) * T.tanh(g)
+        return T.nnet.sigmoid(o) * T.tanh(c), c
+
+    (h, _), _ = scan(step, x, [h0, c0])
+    shapes = [(100, rows, hidden), (rows, hidden), (rows, hidden), (hidden, 4 * hidden), (hidden, 4 * hidden)]
+    return [x, h0, c0, W, U, b], [h, *T.grad(T.sum(h**2), [W, U, b])], [*shapes, (4 * hidden,)]
+
+
+def layer_norm() -> tuple[list[Any], list[Any], Shapes]:
+    x, h0, U, g = T.ftensor3("x"), *T.fmatrices("h0", "U"), T.fvector("g")
+
+    def step(x_t: Any, h: Any) -> Any:
+        z = T.dot(h, U) + x_t
+        centred = z - T.mean(z, axis=1, keepdims=True)
+        return T.tanh(centred / T.sqrt(T.mean(centred**2, axis=1, keepdims=True) + np.float32(1e-5)) * g)
+
+    y, _ = scan(step, x, [h0])
+    return [x, h0, U, g], [y, *T.grad(T.sum(y**2), [U, g, x])], [(100, 64, 100), (64, 100), (100, 100), (100,)]
+
+
+def vector_state() -> tuple[list[Any], list[Any], Shapes]:
+    x, U = T.fmatrices("x", "U")
+    y, _ = scan(lambda x_t, h: T.tanh(T.dot(h, U) + x_t), x, T.zeros_like(x[0]))
+    return [x, U], [y, *T.grad(T.sum(y**2), [U])], [(100, 64), (64, 64)]
+
+
+def delta_rule(width: int) -> tuple[list[Any], list[Any], Shapes]:
+    q, k, v = (T.ftensor3(n) for n in "qkv")
+    b, S0 = T.fmatrix("b"), T.ftensor3("S0")
+
+    def step(q_t: Any, k_t: Any, v_t: Any, b_t: Any, S: Any) -> tuple[Any, Any]:
+        error = v_t - T.sum(k_t[:, :, None] * S, axis=1)
+        S = S + (b_t[:, None] * k_t)[:, :, None] * error[:, None, :]
+        return S, T.sum(q_t[:, :, None] * S, axis=1)
+
+    (_, y), _ = scan(step, [q, k, v, b], [S0, None])
+    rows = (100, 8, width)
+    return [q, k, v, b, S0], [y], [rows, rows, rows, (100, 8), (8, width, width)]
+
+
+def hmm(states: int) -> tuple[list[Any], list[Any], Shapes]:
+    e, A = T.ftensor3("e"), T.fmatrix("A")
+
+    def step(e_t: Any, a: Any) -> Any:
+        z = a[:, :, None] + A
+        top = T.max(z, axis=1, keepdims=True)
+        return T.log(T.sum(T.exp(z - top), axis=1)) + top[:, 0, :] + e_t
+
+    y, _ = scan(step, e, [e[0]])
+    return [e, A], [y, *T.grad(T.sum(y[-1]), [e, A])], [(100, 1000, states), (states, states)]
+
+
+def taps() -> tuple[list[Any], list[Any], Shapes]:
+    x, init = T.fmatrices("x", "init")
+    y, _ = scan(lambda x_t, a, b: T.tanh(x_t + a * 0.5 - b * 0.2), x, [{"initial": init, "taps": [-3, -1]}])
+    return [x, init], [y, *T.grad(T.sum(y**2), [x, init])], [(100, 1000), (3, 1000)]
+
+
+def condition() -> tuple[list[Any], list[Any], Shapes]:
+    x = T.fvector("x")
+
+    def step(h: Any) -> Any:
+        h = h * np.float32(0.7)
+        return h, ostinato.until(T.max(T.abs(h)) < 0.1)
+
+    y, _ = scan(step, outputs_info=[x], n_steps=10**6)
+    return [x], [y], [(100,)]
+
+
+def functions() -> tuple[list[Any], list[Any], Shapes]:
+    """The functions that the interpreter does not know, and some whose text is another one there."""
+    x = T.fmatrix("x")
+    names = "arcsin arccos arctan arcsinh arccosh arctanh gammaln round log1p expm1 sinh cosh erf erfc tan log2 exp2"
+
+    def step(x_t: Any, h: Any) -> Any:
+        values = [getattr(T, n)(x_t + 2 if n == "arccosh" else x_t) for n in names.split()]
+        return T.tanh(h * 0.5 + sum(values) + T.arctan2(x_t, h)) + x_t ** (h + 2)
+
+    y, _ = scan(step, x, T.ones_like(x[0]))
+    return [x], [y, T.grad(T.sum(y), x)], [(100, 1000)]
+
+
+PROGRAMS: dict[str, tuple[Callable[[], tuple[list[Any], list[Any], Shapes]], str]] = {
+    "lanes-float32": (lambda: lanes("float32", 4096), "ieee"),
+    "lanes-float64": (lambda: lanes("float64", 1 << 17), "ieee"),
+    "system": (system, "ieee"),
+    "taps": (taps, "ieee"),
+    "condition": (condition, "ieee"),
+    "functions": (functions, "ieee"),
+    "hmm-64": (lambda: hmm(64), "ieee"),
+    "delta-rule-64": (lambda: delta_rule(64), "ieee"),
+    "vector-state": (vector_state, "ieee"),
+    "layer-norm": (layer_norm, "ieee"),
+    "lstm-64": (lambda: lstm(32, 64), "ieee"),
+    "lstm-128-bf16": (lambda: lstm(32, 128), "bf16"),
+    "lstm-128-tf32": (lambda: lstm(32, 128), "tf32"),
+    "lstm-1024-one-row": (lambda: lstm(1, 1024), "ieee"),
+}
+
+
+def resources(kernel: Any) -> tuple[int, int]:
+    """Registers and bytes of stack per thread, which is where registers go that do not suffice."""
+    import triton
+
+    tool = os.path.join(os.path.dirname(triton.__file__), "backends", "nvidia", "bin", "cuobjdump")
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(kernel.asm["cubin"])
+        file.flush()
+        done = subprocess.run([tool, "-res-usage", file.name], capture_output=True, text=True, check=False)
+    found = re.search(r"REG:(\d+) STACK:(\d+)", done.stdout + done.stderr)
+    assert found, done.stderr
+    return int(found[1]), int(found[2])
+
+
+def compile_program(name: str) -> None:
+    """Print what the kernels of a program need."""
+    import torch
+
+    from ostinato.backends.triton.kernels import compiled_for, rehearsal
+
+    make, precision = PROGRAMS[name]
+    inputs, outputs, shapes = make()
+    with ostinato.config.change_flags(gpu_precision=precision), rehearsal() as found:
+        f = ostinato.function(inputs, outputs, mode="gpu")
+        f(*[torch.empty(s, dtype=getattr(torch, i.dtype), device="meta") for i, s in zip(inputs, shapes, strict=True)])
+        for kernel, arguments in found:
+            start = time.perf_counter()
+            compiled = compiled_for(kernel, arguments)
+            registers, stack = resources(compiled)
+            told = {"program": name, "kernel": kernel.description, "shared": compiled.metadata.shared}
+            told |= {"registers": registers, "stack": stack, "seconds": round(time.perf_counter() - start, 1)}
+            print(json.dumps(told | {"stepped": f._run.notes.stepped}), flush=True)
+
+
+if __name__ == "__main__":
+    for program in sys.argv[1:]:
+        compile_program(program)
