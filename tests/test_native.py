@@ -320,3 +320,13 @@ def test_sums_that_wait_for_the_step_before_are_not_fused_with_products_that_do_
     assert "fadd contract double" in early
     for o in (ys, zs):
         compare(Graph((x, a), (o,)), [np.linspace(-1, 1, 33), np.float64(0.3)])
+
+
+def test_sizes_whose_equalities_lead_around_in_a_circle() -> None:
+    """Products of the same three sizes in several orders; then one of these is found equal to a fourth."""
+    x, y = T.dvector("x"), T.dtensor3("y")
+    cost = T.sin(T.dot(x, y)).sum()
+    first = T.grad(cost, [x, y])
+    graph = rewrite(Graph((x, y), tuple(T.grad(sum(T.sin(g).sum() for g in first), [x, y]))))
+    rng = np.random.default_rng(0)
+    compare(graph, [rng.normal(size=3), rng.normal(size=(2, 3, 4))], rtol=1e-12)

@@ -122,8 +122,8 @@ class Integers:
         """What stands for all equal integers: named values and assumed equalities seen through."""
         known = self._keys.get(expr)
         if known is None:
-            known = self._found(expr)
-            self._keys[expr] = known
+            self._keys[expr] = expr  # equal products may lead around in a circle: whoever comes back has arrived
+            known = self._keys[expr] = self._found(expr)
         return known
 
     def _weight(self, expr: Expr) -> Any:
