@@ -56,7 +56,7 @@ def test_a_condition_is_told() -> None:
 
 
 def test_products_of_matrices_share_a_routine() -> None:
-    a, b = T.dmatrices("a", "b")
+    a, b = T.lmatrices("a", "b")
     nest = ostinato.function([a, b], [T.dot(a, b), T.dot(b, a), T.dot(a, b.T)], mode="native").explain("nest")
-    assert nest.count("routine product.float64(rows.") == 1
-    assert nest.count("call product.float64(") == 3
+    assert nest.count("routine product.int64(rows.") == 1
+    assert nest.count("call product.int64(") == 3
