@@ -61,6 +61,15 @@ def test_what_is_read_on_the_way_stays() -> None:
     agree([X, W], [recorded, used, stopped], RNG.normal(size=(4, 3, 18)) / 9, RNG.normal(size=(18, 18)))
 
 
+def test_what_would_have_to_be_recorded_for_it_alone_stays() -> None:
+    """Rows of data that are read as a whole in every step are not kept for every step."""
+    D, W, v = T.dmatrix("D"), T.dmatrix("W"), T.dvector("v")
+    made = ostinato.foldl(lambda s, W, D: W + T.dot(T.sin(D * s).T, T.cos(D + s)), v, W, D)[0]
+    fixed = ostinato.foldl(lambda s, W, D: W + T.dot(D.T, T.cos(D + s)), v, W, D)[0]
+    assert taken([D, W, v], [made]) == taken([D, W, v], [fixed]) == ([1], [1])
+    agree([D, W, v], [made, fixed], RNG.normal(size=(30, 18)), RNG.normal(size=(18, 18)), RNG.normal(size=4))
+
+
 def test_sums_over_elements_are_taken_at_the_end() -> None:
     x, s, v = T.dmatrix("x"), T.dscalar("s"), T.dvector("v")
     total = ostinato.foldl(lambda x, s: s + T.sum(T.exp(-x * x)), x, s)[0]

@@ -110,3 +110,10 @@ def test_products_outside_of_loops_are_those_of_a_library() -> None:
     a, b = T.dmatrices("a", "b")
     nest = ostinato.function([a, b], [T.dot(a, b), T.dot(b, a), T.dot(a, b.T)], mode="native").explain("nest")
     assert nest.count("extern blas.dgemm(") == 3
+
+
+def test_products_of_matrices_share_a_routine() -> None:
+    a, b = T.lmatrices("a", "b")
+    nest = ostinato.function([a, b], [T.dot(a, b), T.dot(b, a), T.dot(a, b.T)], mode="native").explain("nest")
+    assert nest.count("routine product.int64(rows.") == 1
+    assert nest.count("call product.int64(") == 3

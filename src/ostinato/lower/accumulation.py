@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from ostinato.graph import Graph, Node, make, redirect, topological
+from ostinato.graph import Graph, Node, dependents, make, redirect, topological
 from ostinato.lower.arrays import TINY
 from ostinato.ops.contraction import MATMUL
 from ostinato.ops.indexing import is_reversal
@@ -55,7 +55,7 @@ def _taken_out(node: Node) -> dict[Node, Any]:
         if term is None:
             continue
         value = term.inputs[0] if term.inputs else term
-        if term.op is MATMUL and term.type.ndim == 2 and not _is_small(term):
+        if term.op is MATMUL and term.type.ndim == 2 and not _is_small(term) and change.can_record(term):
             change.multiply_after(i, term)
         elif term.op.name in ("sum", "sum_to") and value.type.ndim > term.type.ndim and not _is_small(value):
             change.sum_after(i, term)
@@ -109,6 +109,18 @@ class _Change:
         self.outputs = list(self.body.outputs)
         self.removed: dict[int, Any] = {}  # from a carry to what makes its final value of the new loop's results
         self.carries: list[tuple[Node, Node, Node]] = []  # param, initial value and next value of new ones
+
+    def can_record(self, term: Node) -> bool:
+        """Whether both factors differ from step to step, and one has the sizes of rows that are kept anyway.
+
+        If none had, all steps could be far more than was meant to be in memory at a time.
+        """
+        varying = dependents(term.inputs, {self.body.t, *self.body.sequences, *self.body.carries})
+        if not varying.issuperset(term.inputs):
+            return False
+        kept = [sizes(s) for s in (*self.body.sequences, *self.body.outputs)]
+        bases = [x.inputs[0] if x.op.name == "dimshuffle" else x for x in term.inputs]
+        return any(len(k) == x.type.ndim and all(map(same_size, k, sizes(x))) for x in bases for k in kept)
 
     def multiply_after(self, i: int, term: Node) -> None:
         """The sum of products of all steps as one product."""

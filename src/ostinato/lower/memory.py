@@ -260,11 +260,13 @@ def _free_place(places: Sequence[_Place], stmt: Alloc, k: int, defined: dict[Var
     """A place that is not in use any more, best of the same size."""
     free = [p for p in places if p.until < k]
     same = [p for p in free if (stmt.count, stmt.dtype) in p.sizes]
-    for p in same or free:
-        later = {v for v, index in defined.items() if index >= p.index}
-        if same or _is_fixed(stmt.count, later):
-            return p
-    return None
+    if same:
+        return same[0]
+    parts = list(_parts([stmt.count]))
+    if any(isinstance(p, Load) for p in parts):
+        return None
+    known = max((defined.get(p, -1) for p in parts if isinstance(p, Var)), default=-1)
+    return next((p for p in free if p.index > known), None)
 
 
 def _largest(nest: Nest, sizes: Sequence[tuple[Expr, str]]) -> Expr:
