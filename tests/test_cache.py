@@ -730,8 +730,23 @@ def test_what_is_larger_than_the_cap_is_not_kept(store: Store) -> None:
     assert store.entries() == []
 
 
-def test_what_was_never_finished_is_deleted_after_an_hour(store: Store) -> None:
+def test_a_process_does_not_look_at_all_entries_whenever_it_writes_one(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[int] = []
+    entries = Store.entries
+    monkeypatch.setattr(Store, "entries", lambda self: looks.append(1) or entries(self))
+    store.cap = 400_000
+    filled(store, 100, 1000)  # a thirtieth of the cap each ten
+    assert 1 < len(looks) < 12
+    filled(store, 1000, 1000)
+    monkeypatch.undo()
+    assert sum(k.n_bytes for k in store.entries()) <= store.cap
+
+
+def test_what_was_never_finished_is_deleted_after_an_hour(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     filled(store, 1, 10)
+    monkeypatch.setattr(cache, "_SEEN", {})  # as in another process
     old, new = (Path(str(store.directory)) / f".{'a' * 64}.{n}.new" for n in ("abc_1", "xyz"))
     for path in (old, new):
         path.write_bytes(b"half")

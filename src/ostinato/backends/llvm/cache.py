@@ -37,6 +37,11 @@ _TEMPORARY = re.compile(r"\.[0-9a-f]{64}\.[\w]+\.new")
 _TOUCH_AFTER = 3600  # seconds: a time of use need not be more exact
 _ABANDONED_AFTER = 3600  # seconds: a file that is still being written by then never will be
 _EVICT_TO = 0.9  # of the cap, so that not every new entry evicts
+# A process looks again how much there is after it wrote so much of the cap.
+_LOOK_AFTER = 1 / 16
+
+# Per folder: how many bytes this process found in it when it last looked, and how many it wrote since.
+_SEEN: dict[str, tuple[int, int]] = {}
 
 
 class Object(NamedTuple):
@@ -160,7 +165,21 @@ class Store:
         except OSError as error:
             self.problem = f"the folder {directory} cannot be written to: {error.strerror}"
             return False
-        self._evict()
+        if self._is_time_to_look(len(data)):
+            self._evict()
+        return True
+
+    def _is_time_to_look(self, n_bytes: int) -> bool:
+        """Whether there could be too much: with thousands of entries, to look takes longer than to write.
+
+        A process looks before its first entry is kept, when what it found and wrote would be too much, and again
+        after it wrote a part of what may be there, since others write too.
+        """
+        found, written = _SEEN.get(str(self.directory), (None, 0))
+        written += n_bytes
+        if found is not None and found + written <= self.cap and written <= self.cap * _LOOK_AFTER:
+            _SEEN[str(self.directory)] = (found, written)
+            return False
         return True
 
     def _evict(self) -> None:
@@ -173,6 +192,7 @@ class Store:
                 break
             _remove(oldest.path)
             total -= oldest.n_bytes
+        _SEEN[str(self.directory)] = (total, 0)
         for left in self._files(_TEMPORARY):
             if left.used < time.time() - _ABANDONED_AFTER:
                 _remove(left.path)
