@@ -330,3 +330,22 @@ def test_sizes_whose_equalities_lead_around_in_a_circle() -> None:
     graph = rewrite(Graph((x, y), tuple(T.grad(sum(T.sin(g).sum() for g in first), [x, y]))))
     rng = np.random.default_rng(0)
     compare(graph, [rng.normal(size=3), rng.normal(size=(2, 3, 4))], rtol=1e-12)
+
+
+def test_one_compile_for_two_hundred_lengths_and_other_sizes() -> None:
+    """A network and its gradient: no length, batch or width is compiled again, and all are right."""
+    x, h0, U = T.dtensor3("x"), T.dmatrix("h0"), T.dmatrix("U")
+    y, _ = ostinato.scan(lambda x_t, h: T.tanh(x_t + T.dot(h, U)), x, h0)
+    outputs = [y[-1], T.grad(T.sum(y**2), U)]
+    run = ostinato.function([x, h0, U], outputs, mode="native")
+    rng = np.random.default_rng(3)
+    for n in range(1, 201):
+        batch, width = 1 + n % 5, 1 + n % 7
+        arrays = [rng.normal(size=s) / 2 for s in ((n, batch, width), (batch, width), (width, width))]
+        state = arrays[1]
+        for row in arrays[0]:
+            state = np.tanh(row + state @ arrays[2])
+        last, gradient = run(*arrays)
+        np.testing.assert_allclose(last, state, rtol=1e-10, atol=1e-12)
+        assert gradient.shape == (width, width)
+    assert run.compilations == 1
