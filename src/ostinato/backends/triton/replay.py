@@ -38,13 +38,13 @@ class Replay:
 
     def __init__(self, program: Program, graph: Graph) -> None:
         self._program, self._lock = program, threading.Lock()
-        self._possible = not _looks_at_results(graph)
+        self._possible = config.gpu_replay and not _looks_at_results(graph)
         self._calls: dict[Any, int] = {}
         self._recorded: dict[Any, _Recorded | None] = {}
 
     def run(self, values: Sequence[Any]) -> list[Any]:
         """The results of values on the device; see `Program.run`."""
-        if not self._possible or not config.gpu_replay or is_interpreted() or is_rehearsal():
+        if not self._possible or is_interpreted() or is_rehearsal():
             return self._program.run(values)
         key = _key(values)
         if key in self._recorded:
