@@ -9,7 +9,7 @@ import pytest
 
 import ostinato
 import ostinato.tensor as T
-from gpu import compare, normal, torch  # noqa: F401 - skips where the extra is not installed
+from on_gpu import compare, normal, torch  # noqa: F401 - skips where the extra is not installed
 
 loops = pytest.importorskip("ostinato.backends.triton.loops")
 affine = pytest.importorskip("ostinato.backends.triton.affine")

@@ -14,7 +14,7 @@ import pytest
 
 import ostinato
 import ostinato.tensor as T
-from gpu import ON_GPU, normal, torch
+from on_gpu import ON_GPU, normal, torch
 from ostinato import function, shared
 from ostinato.backends.triton.kernels import rehearsal
 from ostinato.backends.triton.tensors import default_device

@@ -10,8 +10,8 @@ from hypothesis import HealthCheck, given, settings
 
 import ostinato
 import ostinato.tensor as T
-from gpu import ON_GPU, compare, normal
 from gpu_programs import PROGRAMS
+from on_gpu import ON_GPU, compare, normal
 from ostinato.backends.triton.kernels import rehearsal
 from test_loops import Program, inputs_of, programs, symbolic, symbolic_cost
 

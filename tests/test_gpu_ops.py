@@ -9,7 +9,7 @@ import pytest
 
 import ostinato
 import ostinato.tensor as T
-from gpu import compare, kinds, same, variables
+from on_gpu import compare, kinds, same, variables
 from ostinato.backends.triton.slices import is_elementwise
 from ostinato.graph import topological
 from ostinato.ops import OPS, Op, Sample

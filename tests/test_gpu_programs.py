@@ -8,7 +8,7 @@ import numpy as np
 
 import ostinato
 import ostinato.tensor as T
-from gpu import compare, normal
+from on_gpu import compare, normal
 
 scan = ostinato.scan
 

@@ -15,7 +15,7 @@ import pytest
 
 import ostinato
 import ostinato.tensor as T
-from gpu import normal, torch
+from on_gpu import normal, torch
 
 replay = pytest.importorskip("ostinato.backends.triton.replay")
 
