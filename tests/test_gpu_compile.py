@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-import gpu  # noqa: F401 - skips all of this where the extra is not installed
+import on_gpu  # noqa: F401 - skips all of this where the extra is not installed
 from gpu_programs import PROGRAMS
 
 # Bytes of shared memory that a program may have, on an H100 or H200.
