@@ -132,9 +132,12 @@ class Division:
 
     def _work(self) -> Expr:
         """What all steps cost, in additions."""
-        totals: Counter[tuple[Size, ...]] = Counter()
+        within: Counter[tuple[Size, ...]] = Counter()  # most operations have the sizes of another one
         for cost, inner in costs(self.spec.body):
-            sizes = sizes_outside(inner, self.inputs, self.body)
+            within[tuple(inner)] += cost
+        totals: Counter[tuple[Size, ...]] = Counter()
+        for inner_sizes, cost in within.items():
+            sizes = sizes_outside(inner_sizes, self.inputs, self.body)
             if None not in sizes:
                 totals[tuple(sizes)] += cost
         work: Expr = self.nest.const(0)
