@@ -33,11 +33,6 @@ class Function:
     Attributes
     ----------
     name : str or None
-    graph : Graph
-        What is computed, after all rewrites: inputs and shared variables to outputs and updates.
-    compilations : int
-        How often it was compiled to native code: once for all sizes, and 0 if it is interpreted. On a GPU, how many
-        kernels were made.
     choice : Choice
         The device on which it runs, its backend, and why.
     """
