@@ -12,10 +12,10 @@ from __future__ import annotations
 import functools
 import itertools
 import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from ostinato.graph import Node, make, rebuild
+from ostinato.graph import Graph, Node, make, rebuild
 from ostinato.ops.contraction import MATMUL
 from ostinato.ops.indexing import INC_SUBTENSOR, SUBTENSOR
 from ostinato.ops.leaf import CONSTANT, constant, static_int
@@ -167,6 +167,63 @@ def _of_joined(x: Node, ranges: list[Range]) -> Any:
             return sliced(piece, [own if a == axis else r for a, r in enumerate(ranges)])
         start += size
     return None
+
+
+# ---- axes that slices cut into parts ---------------------------------------------------------------
+
+Cuts = Mapping[int, tuple[int, ...]]
+
+# An axis is taken in at most so many parts.
+_PARTS = 8
+_COMBINE = {"sum": "add", "max": "maximum", "min": "minimum"}
+
+
+def cuts_of(graph: Graph) -> Cuts:
+    """Where slices cut last axes, by the size of the axis: 0, the bounds between parts, the size."""
+    found: dict[int, set[int]] = {}
+    for node in graph.nodes():
+        if node.op not in (SUBTENSOR, INC_SUBTENSOR) or node.inputs[0].type.ndim == 0:
+            continue
+        ranges = read_ranges(node, 1 if node.op is SUBTENSOR else 2)
+        last = ranges[-1] if ranges else None
+        if last is not None and last.step == 1 and last.size > UNROLLED and not last.is_all and node.params[0][-1]:
+            found.setdefault(last.size, {0, last.size}).update((last.start, last.stop))
+    return {size: tuple(sorted(bounds)) for size, bounds in found.items() if len(bounds) <= _PARTS + 1}
+
+
+def parts_of(x: Any, cuts: Cuts) -> list[Any]:
+    """The parts into which slices cut the last axis of an array; itself if they do not."""
+    bounds = cuts.get(x.type.shape[-1]) if x.type.ndim else None
+    if bounds is None:
+        return [x]
+    whole = [_all(size) for size in x.type.shape[:-1]]
+    size = x.type.shape[-1]
+    return [sliced(x, [*whole, Range(a, b, 1, size)]) for a, b in itertools.pairwise(bounds)]
+
+
+def reduced_by_parts(node: Node, cuts: Cuts) -> Any:
+    """A sum, an extreme or a product along an axis that slices cut, of the parts' own: so nobody needs the whole.
+
+    sum(x, -1), where x[:, :n] and x[:, n:] are read too    ->  sum(x[:, :n], -1) + sum(x[:, n:], -1)
+    """
+    if node.op is MATMUL and node.type.ndim == 2:
+        x, y = node.inputs[0], side_by_side(node.inputs[0], cuts)
+        return None if x is y else make(MATMUL, (y, node.inputs[1]))  # see `split_product`
+    if node.op.name not in _COMBINE or node.inputs[0].type.ndim - 1 not in node.params[0]:
+        return None
+    parts = parts_of(node.inputs[0], cuts)
+    if len(parts) == 1:
+        return None
+    found = [make(node.op, (p,), node.params) for p in parts]
+    return functools.reduce(lambda a, b: make(OPS[_COMBINE[node.op.name]], (a, b)), found)
+
+
+def side_by_side(x: Any, cuts: Cuts) -> Any:
+    """An array that is computed, as its parts side by side; itself if slices do not cut it."""
+    if not is_elementwise(x) and x.op is not MATMUL:
+        return x
+    parts = parts_of(x, cuts)
+    return x if len(parts) == 1 else make(CONCATENATE, tuple(parts), (x.type.ndim - 1,))
 
 
 # ---- sums of parts --------------------------------------------------------------------------------

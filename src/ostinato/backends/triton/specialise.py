@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from ostinato.backends.triton.slices import joined, moved_slice, split_product
+from ostinato.backends.triton.slices import Cuts, joined, moved_slice, reduced_by_parts, side_by_side, split_product
 from ostinato.graph import Graph, Node, make, rewrite_nodes, substitute
 from ostinato.ops.control import CHECK_ROWS, STOP, ZERO
 from ostinato.ops.leaf import CONSTANT, constant, new_input
@@ -46,15 +46,21 @@ def specialised(graph: Graph, shapes: Sequence[Shape], known: Sequence[Any]) -> 
     return Graph(tuple(params), tuple(results))
 
 
-def with_slices_moved(graph: Graph) -> Graph:
-    """The graph, of static types, with slices of large axes taken of the operands; see `slices`."""
-    results: Sequence[Any] = graph.results
+def with_slices_moved(graph: Graph, n_carries: int, cuts: Cuts) -> Graph:
+    """The body of a Loop, of static types, with slices of large axes taken of the operands; see `slices`."""
+    results = [*graph.results[:n_carries], *[side_by_side(y, cuts) for y in graph.results[n_carries:]]]
+    results = rewrite_nodes(results, lambda node: reduced_by_parts(node, cuts))
+    return Graph(graph.params, tuple(moved(results)))
+
+
+def moved(results: Sequence[Any]) -> Sequence[Any]:
+    """Nodes with slices moved inwards."""
     for _ in range(8):  # a slice moves by one operation at a time through operations that another rule made
         before = tuple(results)
         results = rewrite_nodes(results, _moved)
         if tuple(results) == before:
             break
-    return Graph(graph.params, tuple(results))
+    return results
 
 
 def with_constants(loop: Node) -> Graph:

@@ -18,8 +18,8 @@ from dataclasses import replace
 from typing import Any
 
 from ostinato.backends.triton.batch import batched, can_batch
-from ostinato.backends.triton.slices import UNROLLED, is_zero, pieces
-from ostinato.backends.triton.specialise import with_constants, with_slices_moved
+from ostinato.backends.triton.slices import UNROLLED, Cuts, cuts_of, is_zero, pieces, side_by_side
+from ostinato.backends.triton.specialise import moved, with_constants, with_slices_moved
 from ostinato.graph import Graph, Node, dependents, make, rebuild, substitute, topological
 from ostinato.ops.contraction import MATMUL
 from ostinato.ops.creation import arange
@@ -45,8 +45,10 @@ def split_loop(spec: LoopSpec) -> Graph:
     """
     outer = _Split(spec).graph(whole=False)
     for loop in loops_of(outer):
-        inner = replace(loop.params[0], body=with_slices_moved(with_constants(loop)))
-        results = _Split(inner).graph(whole=True).apply(loop.inputs)
+        body = with_constants(loop)
+        cuts = cuts_of(body)
+        inner = replace(loop.params[0], body=with_slices_moved(body, loop.params[0].n_carries, cuts))
+        results = _Split(inner, cuts).graph(whole=True).apply(loop.inputs)
         items = {item(loop, i): r for i, r in enumerate(results)}
         outer = Graph(outer.params, tuple(substitute(outer.results, items)))
     return outer
@@ -55,8 +57,8 @@ def split_loop(spec: LoopSpec) -> Graph:
 class _Split:
     """One Loop being taken apart."""
 
-    def __init__(self, spec: LoopSpec) -> None:
-        self.spec, self.body = spec, body_of(spec)
+    def __init__(self, spec: LoopSpec, cuts: Cuts | None = None) -> None:
+        self.spec, self.body, self.cuts = spec, body_of(spec), cuts or {}
         body = self.body
         self.trips = new_input(TensorType("int64", ()), "steps")
         self.sequences = [new_input(x.type.with_shape((None, *x.type.shape)), x.name) for x in body.sequences]
@@ -111,6 +113,7 @@ class _Split:
         read = {*body.outputs, *([body.keep_going] if body.keep_going is not None else [])}
         for k, (carry, value) in enumerate(zip(body.carries, body.next_carries, strict=True)):
             term = added(carry, value)
+            term = None if term is None else moved([_in_parts(term, self.cuts)])[0]
             alone = users[carry] == [value] and not users[value] and carry not in read and value not in read
             alone = alone and carry not in body.next_carries and body.next_carries.count(value) == 1
             if term is not None and alone and carry.type.is_float and term.type == carry.type:
@@ -204,6 +207,15 @@ class _Split:
     def cut(self, rows: Any) -> Any:
         """Rows of the steps that were made."""
         return rows[: self.done]
+
+
+def _in_parts(term: Node, cuts: Cuts) -> Any:
+    """What is added up, with what slices cut as parts side by side under what is linear."""
+    if term.op in (SUM, DIMSHUFFLE) or term.op is OPS["neg"]:
+        return rebuild(term, (_in_parts(term.inputs[0], cuts),))
+    if term.op is MATMUL:
+        return rebuild(term, (term.inputs[0], side_by_side(term.inputs[1], cuts)))
+    return side_by_side(term, cuts)
 
 
 def added(carry: Node, value: Node) -> Node | None:
