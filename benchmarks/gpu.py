@@ -31,10 +31,11 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-# Each library takes memory as it needs it: the others need some too.
-os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-os.environ["OSTINATO_CACHE"] = "0"  # compiling is timed, not loading
+if __name__ == "__main__":  # before libraries are imported; processes that are started inherit it
+    # Each library takes memory as it needs it: the others need some too.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ["OSTINATO_CACHE"] = "0"  # compiling is timed, not loading
 
 import numpy as np
 
