@@ -90,3 +90,25 @@ def test_what_is_too_wide_for_all_programs_runs_step_by_step(monkeypatch: pytest
     monkeypatch.setattr(emit, "_LARGEST", 1 << 9)
     monkeypatch.setattr(emit.Emitter, "_choose_spread", lambda self, rows: None)
     compare(*network(18, 40, tanh_cell), became="steps")
+
+
+def test_sums_along_an_axis_that_slices_cut() -> None:
+    """A cell that normalises all its gates together and takes them apart afterwards."""
+    x, h0, W, U = T.ftensor3("x"), T.fmatrix("h0"), T.fmatrix("W"), T.fmatrix("U")
+    gains = T.fvectors("gx", "gh")
+    n = h0.shape[1]
+
+    def norm(z: Any, gain: Any) -> Any:
+        away = z - T.mean(z, axis=-1, keepdims=True)
+        return away / T.sqrt(T.mean(away**2, axis=-1, keepdims=True) + 1e-5) * gain
+
+    def step(x_t: Any, h: Any, c: Any) -> Any:
+        z = norm(T.dot(x_t, W), gains[0]) + norm(T.dot(h, U), gains[1])
+        i, f, g, o = [z[:, k * n : (k + 1) * n] for k in range(4)]
+        c = T.nnet.sigmoid(f) * c + T.nnet.sigmoid(i) * T.tanh(g)
+        return T.nnet.sigmoid(o) * T.tanh(c), c
+
+    (h, _), _ = ostinato.scan(step, x, [h0, h0])
+    inputs = [x, h0, W, U, *gains]
+    arrays = [normal(3, 3, 12), normal(3, 18), normal(12, 72), normal(18, 72), normal(72), normal(72, seed=1)]
+    compare(inputs, [h, *T.grad(T.sum(h**2), inputs)], arrays, tol=2e-4)
