@@ -166,6 +166,15 @@ def in_registers(nest: Nest, value: Array) -> Array:
     return of_elements(nest, value.dtype, value.sizes, elements)
 
 
+def start_of(block: Block, x: Array) -> Expr:
+    """The address of the first element of an array of floats in memory."""
+    assert x.memory is not None
+    if isinstance(x.memory.offset, Const) and x.memory.offset.value == 0:
+        return x.memory.pointer
+    n_bytes = block.nest.mul(x.memory.offset, block.int(4 if x.dtype == "float32" else 8))
+    return block.op("advance", x.memory.pointer, n_bytes, dtype="ptr")
+
+
 def new_array(nest: Nest, dtype: str, sizes: Sequence[Expr]) -> Array:
     """Uninitialised memory for an array in C order."""
     pointer = nest.alloc(count(nest, sizes), dtype)

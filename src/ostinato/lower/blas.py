@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ostinato.lower.arrays import Array, Memory, in_memory, is_one
+from ostinato.lower.arrays import Array, Memory, in_memory, is_one, start_of
 from ostinato.lower.loopnest import Const, Expr
 from ostinato.lower.scalarize import Block
 
@@ -65,7 +65,7 @@ def _call(block: Block, name: str, args: list[Any]) -> Expr | None:
         if isinstance(a, str):
             given.append(nest.const(ord(a), "uint8"))
         elif isinstance(a, Array):
-            given.append(_address(block, a))
+            given.append(start_of(block, a))
         elif a.dtype == "int64":
             given.append(block.op("cast", a, dtype="int32"))
         else:
@@ -75,14 +75,6 @@ def _call(block: Block, name: str, args: list[Any]) -> Expr | None:
     others = [a for a in args if not isinstance(a, (str, Array)) and a.dtype == "ptr"]
     symbol = f"{module}.{_LETTER[arrays[0].dtype]}{name}"
     return nest.extern(symbol, given, [*pointers, *others], has_info=module == "lapack")
-
-
-def _address(block: Block, x: Array) -> Expr:
-    assert x.memory is not None
-    if isinstance(x.memory.offset, Const) and x.memory.offset.value == 0:
-        return x.memory.pointer
-    n_bytes = block.nest.mul(x.memory.offset, block.int(4 if x.dtype == "float32" else 8))
-    return block.op("advance", x.memory.pointer, n_bytes, dtype="ptr")
 
 
 def trsm(block: Block, a: Array, x: Array, lower: bool, unit: bool) -> Routine:

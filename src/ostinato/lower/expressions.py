@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 
@@ -33,3 +35,23 @@ class Load:
 
 
 Expr = Const | Var | Op | Load
+
+_NONE: Mapping[Expr, Expr] = MappingProxyType({})
+
+
+def parts_of(roots: Iterable[Expr], definitions: Mapping[Expr, Expr] = _NONE) -> Iterator[Expr]:
+    """All expressions that some are made of, each once; also through variables whose `definitions` are given."""
+    seen: set[Expr] = set()
+    waiting = list(roots)
+    while waiting:
+        expr = waiting.pop()
+        if expr in seen:
+            continue
+        seen.add(expr)
+        yield expr
+        if isinstance(expr, Op):
+            waiting += expr.args
+        elif isinstance(expr, Load):
+            waiting += (expr.pointer, expr.offset)
+        elif expr in definitions:
+            waiting.append(definitions[expr])

@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from ostinato.lower.expressions import parts_of
 from ostinato.lower.loopnest import (
     Alloc,
     Call,
@@ -28,7 +29,6 @@ from ostinato.lower.loopnest import (
     Let,
     Load,
     Nest,
-    Op,
     Split,
     Stmt,
     Store,
@@ -108,7 +108,7 @@ def _fixed_statements(loop: For) -> list[Stmt]:
 
 def _is_fixed(expr: Expr, bound: set[Var]) -> bool:
     """Whether an expression reads no memory and none of some variables."""
-    parts = list(_parts([expr]))
+    parts = list(parts_of([expr]))
     return not any(isinstance(p, Load) or p in bound for p in parts)
 
 
@@ -132,22 +132,6 @@ def _bound(stmt: Stmt) -> Iterator[Var]:
 
 
 # ---- what refers to what --------------------------------------------------------------------------
-
-
-def _parts(roots: Iterable[Expr]) -> Iterator[Expr]:
-    """All expressions that some are made of, each once."""
-    seen: set[Expr] = set()
-    waiting = list(roots)
-    while waiting:
-        expr = waiting.pop()
-        if expr in seen:
-            continue
-        seen.add(expr)
-        yield expr
-        if isinstance(expr, Op):
-            waiting += expr.args
-        elif isinstance(expr, Load):
-            waiting += (expr.pointer, expr.offset)
 
 
 def _expressions(stmt: Stmt) -> Iterator[Expr]:
@@ -206,7 +190,7 @@ class _Names:
 
     def of(self, roots: Iterable[Expr]) -> set[Var]:
         """The allocations that some expressions refer to."""
-        return {a for p in _parts(roots) if isinstance(p, Var) for a in self._of.get(p, ())}
+        return {a for p in parts_of(roots) if isinstance(p, Var) for a in self._of.get(p, ())}
 
     def in_statement(self, stmt: Stmt) -> set[Var]:
         """The allocations that a statement refers to, in its body too."""
@@ -262,7 +246,7 @@ def _free_place(places: Sequence[_Place], stmt: Alloc, k: int, defined: dict[Var
     same = [p for p in free if (stmt.count, stmt.dtype) in p.sizes]
     if same:
         return same[0]
-    parts = list(_parts([stmt.count]))
+    parts = list(parts_of([stmt.count]))
     if any(isinstance(p, Load) for p in parts):
         return None
     known = max((defined.get(p, -1) for p in parts if isinstance(p, Var)), default=-1)

@@ -10,8 +10,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from ostinato.graph import Graph, Node
-from ostinato.lower.arrays import Array, Memory, in_memory, is_one, new_array
-from ostinato.lower.loopnest import Const, Expr, For, Nest, Split
+from ostinato.lower.arrays import Array, Memory, in_memory, is_one, new_array, start_of
+from ostinato.lower.loopnest import Expr, For, Nest, Split
 from ostinato.lower.scalarize import Block
 
 
@@ -91,24 +91,23 @@ def _packed(block: Block, b: Array) -> Expr:
     nest, width = block.nest, block.int(block.nest.panels[b.dtype])
     some = nest.op("floor_div", nest.add(b.sizes[1], nest.op("sub", width, nest.const(1))), width)
     pointer = nest.alloc(nest.mul(nest.mul(some, width), b.sizes[0]), b.dtype)
-    nest.kernel(f"kernels.pack_{b.dtype}", [_start(block, b), *b.memory.strides, pointer, *b.sizes], pointer)
+    nest.kernel(f"kernels.pack_{b.dtype}", [start_of(block, b), *b.memory.strides, pointer, *b.sizes], pointer)
     return pointer
 
 
 def _multiply(block: Block, a: Array, b: Array, panels: Expr, c: Array) -> None:
     assert a.memory is not None
     assert c.memory is not None
-    args = [_start(block, a), *a.memory.strides, panels, _start(block, c), c.memory.strides[0], a.sizes[0], *b.sizes]
+    args = [
+        start_of(block, a),
+        *a.memory.strides,
+        panels,
+        start_of(block, c),
+        c.memory.strides[0],
+        a.sizes[0],
+        *b.sizes,
+    ]
     block.nest.kernel(f"kernels.multiply_{a.dtype}", args, c.memory.pointer)
-
-
-def _start(block: Block, x: Array) -> Expr:
-    """The address of the first element."""
-    assert x.memory is not None
-    if isinstance(x.memory.offset, Const) and x.memory.offset.value == 0:
-        return x.memory.pointer
-    n_bytes = block.nest.mul(x.memory.offset, block.int(4 if x.dtype == "float32" else 8))
-    return block.op("advance", x.memory.pointer, n_bytes, dtype="ptr")
 
 
 def _transposed(block: Block, x: Array) -> Array:

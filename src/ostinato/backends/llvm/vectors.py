@@ -15,6 +15,7 @@ from llvmlite import ir
 
 from ostinato.backends.llvm import vector_math
 from ostinato.backends.llvm.scalar import I64, RULES, item_size, llvm_type, memory_type, splat
+from ostinato.lower.expressions import parts_of
 from ostinato.lower.loopnest import Carried, Const, Expr, For, Let, Load, Op, Stmt, Store, Var
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def combining_width(loop: For) -> tuple[int, list[Combined]]:
     if loop.until is not None or loop.columns or len(found) != len(loop.carried) or len(dtypes) != 1:
         return 0, []
     dtype = dtypes.pop()
-    parts = list(_parts([f.element for f in found], loop.body))
+    parts = list(parts_of([f.element for f in found], {s.var: s.value for s in loop.body if isinstance(s, Let)}))
     if dtype not in ("float32", "float64") or any(c.var in parts for c in loop.carried):
         return 0, []
     check = _Check(loop, dtype)
@@ -83,25 +84,6 @@ def _combined(carried: Carried) -> Combined | None:
             if own is carried.var:
                 return Combined(carried, value.name, element)
     return None
-
-
-def _parts(roots: Iterable[Expr], bodies: Iterable[Stmt]) -> Iterator[Expr]:
-    """All expressions that some are made of, through the variables that statements define; each once."""
-    definitions = {s.var: s.value for s in bodies if isinstance(s, Let)}
-    seen: set[Expr] = set()
-    waiting = list(roots)
-    while waiting:
-        expr = waiting.pop()
-        if expr in seen:
-            continue
-        seen.add(expr)
-        yield expr
-        if isinstance(expr, Op):
-            waiting += expr.args
-        elif isinstance(expr, Load):
-            waiting += (expr.pointer, expr.offset)
-        elif expr in definitions:
-            waiting.append(definitions[expr])
 
 
 class _Slopes:

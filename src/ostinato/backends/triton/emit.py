@@ -8,7 +8,7 @@ with each launch, as do the number of steps and the sizes of parallel axes: one 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -16,11 +16,10 @@ import numpy as np
 from ostinato.backends.triton import scalars
 from ostinato.backends.triton.axes import Axis
 from ostinato.backends.triton.exchange import FEW_ROWS, Exchange
-from ostinato.backends.triton.layout import Access, Kernel, Machine, Value
+from ostinato.backends.triton.layout import Access, Kernel, Value
 from ostinato.backends.triton.operations import PRODUCT_OF
 from ostinato.backends.triton.unsplit import UnsplitError
 from ostinato.graph import Node
-from ostinato.ops.loop import LoopSpec
 from ostinato.ops.op import OPS
 
 # Bytes of shared memory that a program needs for other things than weights, which it holds for the whole loop
@@ -35,17 +34,6 @@ _SPREAD_FROM = 256
 
 class Emitter(Exchange):
     """Writes the kernel of a Loop whose body has static types; for the parameters see `Text`."""
-
-    def __init__(
-        self,
-        spec: LoopSpec,
-        precision: str,
-        machine: Machine,
-        strided: Collection[str] = (),
-    ) -> None:
-        super().__init__(spec, precision, machine, strided)
-        self.blocks = self._choose_blocks()
-        self._check_sizes()
 
     # ---- blocks ----
 
@@ -130,6 +118,9 @@ class Emitter(Exchange):
     # ---- the whole ----
 
     def kernel(self) -> Kernel:
+        """The kernel; `UnsplitError` if its arrays are too large for one."""
+        self.blocks = self._choose_blocks()
+        self._check_sizes()
         self._inputs()
         self._loop()
         sizes = [(a, self.blocks[a]) for a in self.axes.parallel]

@@ -18,7 +18,7 @@ from ostinato.backends.triton.layout import Access, Kernel
 from ostinato.backends.triton.notes import TO_HOST
 from ostinato.backends.triton.specialise import specialised_spec, uniform
 from ostinato.backends.triton.split import split_loop
-from ostinato.backends.triton.tensors import Reversed, as_tensor, default_device, torch_dtype
+from ostinato.backends.triton.tensors import N_ARRAYS, Reversed, as_tensor, default_device, torch_dtype
 from ostinato.backends.triton.unsplit import UnsplitError
 from ostinato.config import config
 from ostinato.errors import ShapeError
@@ -105,8 +105,7 @@ def _sizing(spec: LoopSpec) -> list[bool]:
     """Which invariants are integers that sizes, or parts that are taken of arrays, depend on."""
     roots: list[Node] = []
     for node in spec.body.nodes():
-        first = {"sum_to": 1, "broadcast_to": 1, "reshape": 1, "specify_shape": 1, "subtensor": 1,
-                 "set_subtensor": 2, "inc_subtensor": 2, "arange": 0}.get(node.op.name)  # fmt: skip
+        first = N_ARRAYS.get(node.op.name)
         if first is not None:
             roots += node.inputs[first:]
         if node.op is LOOP:

@@ -15,7 +15,7 @@ import torch
 from ostinato.backends.triton.loops import LoopRunner
 from ostinato.backends.triton.notes import TO_DEVICE, TO_HOST, Notes
 from ostinato.backends.triton.slices import is_elementwise
-from ostinato.backends.triton.tensors import RULES, Reversed, as_tensor, default_device, plain, torch_dtype
+from ostinato.backends.triton.tensors import N_ARRAYS, RULES, Reversed, as_tensor, default_device, plain, torch_dtype
 from ostinato.errors import OstinatoError, OstinatoIndexError, OstinatoValueError, at
 from ostinato.graph import Graph, Node
 from ostinato.ops.leaf import CONSTANT
@@ -24,12 +24,6 @@ from ostinato.ops.op import params_of
 from ostinato.ops.sizes import MAKE_VECTOR, SIZE
 from ostinato.printing import short
 from ostinato.types import TensorType
-
-# How many of an op's inputs are arrays; the rest are sizes and positions, which stay on the host.
-_ARRAYS = {
-    "broadcast_to": 1, "reshape": 1, "sum_to": 1, "specify_shape": 1, "subtensor": 1, "set_subtensor": 2,
-    "inc_subtensor": 2, "arange": 0,
-}  # fmt: skip
 
 # For so many combinations of shapes a program remembers what follows from them.
 _REMEMBERED = 256
@@ -50,10 +44,11 @@ class Program:
         self.template: list[Any] = [None] * len(self.nodes)
         self.params, self.results = [slot[p] for p in graph.params], [slot[r] for r in graph.results]
         self.code: list[Instruction] = []
+        given = set(graph.params)
         for node in self.nodes:
             if node.op is CONSTANT:
                 self.template[slot[node]] = _constant(node, notes)
-            elif node not in set(graph.params):
+            elif node not in given:
                 inputs = tuple([slot[i] for i in node.inputs])
                 self.code.append((self._instruction(node), inputs, slot[node]))
         self._steps = self._with_deaths(self.code)
@@ -149,7 +144,7 @@ class _Operation:
         self.may_stay = node.op is MAKE_VECTOR or (type(type_) is TensorType and type_.ndim == 0)
         self.rule = RULES.get(node.op.name)
         n = len(node.inputs)
-        self.n_arrays = _ARRAYS.get(node.op.name, n) if self.rule else n
+        self.n_arrays = N_ARRAYS.get(node.op.name, n) if self.rule else n
         self.elementwise = is_elementwise(node)
 
     def sized_by(self, inputs: Sequence[int]) -> Sequence[int]:

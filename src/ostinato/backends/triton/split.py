@@ -92,10 +92,10 @@ class _Split:
         sources = {body.t, *body.sequences}
         for node in frontier:
             work = [n for n in topological([node], stop=sources) if n in self.bound and n not in sources]
-            moved = any(n.op.name in _COSTLY for n in work) or (work and not body.carries)
+            leaves = any(n.op.name in _COSTLY for n in work) or (work and not body.carries)
             if views and work and all(n.op in (SUBTENSOR, DIMSHUFFLE) for n in work):
-                moved = True
-            if moved and can_batch([node], sources):
+                leaves = True
+            if leaves and can_batch([node], sources):
                 table = {**self.rows, body.t: arange(self.trips)}
                 self.rows[node] = batched([node], table, self.trips)[0]
 
@@ -112,12 +112,11 @@ class _Split:
                     users[i].append(node)
         read = {*body.outputs, *([body.keep_going] if body.keep_going is not None else [])}
         for k, (carry, value) in enumerate(zip(body.carries, body.next_carries, strict=True)):
-            term = added(carry, value)
-            term = None if term is None else moved([_in_parts(term, self.cuts)])[0]
             alone = users[carry] == [value] and not users[value] and carry not in read and value not in read
             alone = alone and carry not in body.next_carries and body.next_carries.count(value) == 1
-            if term is not None and alone and carry.type.is_float and term.type == carry.type:
-                found[k] = term
+            term = added(carry, value) if alone and carry.type.is_float else None
+            if term is not None and term.type == carry.type:
+                found[k] = term = moved([_in_parts(term, self.cuts)])[0]
                 # A sum of several terms is none of the body's own nodes.
                 self.bound = self.bound | dependents([term], {body.t, *body.sequences, *body.carries})
         return found
@@ -135,11 +134,15 @@ class _Split:
             if y in self.rows:
                 late.add(j)
                 continue
-            own = [n for n in topological([y], stop=self.core | self.rows.keys()) if n not in self.core]
-            own = [n for n in own if n in self.bound and n not in self.rows]
+            own = self._late_work(y)
             if any(n.op.name in _COSTLY or _is_wide_arrangement(n) for n in own) and can_batch([y], self._cut(own)):
                 late.add(j)
         return late
+
+    def _late_work(self, y: Node) -> list[Node]:
+        """What of the steps an output needs beyond what the carries do, and what is known for all steps."""
+        known = self.core | self.rows.keys()
+        return [n for n in topological([y], stop=known) if n in self.bound and n not in known]
 
     def _cut(self, nodes: Sequence[Node]) -> set[Node]:
         """What nodes read of the steps that is not among them."""
@@ -159,8 +162,7 @@ class _Split:
             self.record(y)
         for j in late:
             if body.outputs[j] not in self.rows:
-                own = [n for n in topological([body.outputs[j]], stop=self.core | self.rows.keys()) if n in self.bound]
-                for n in self._cut([n for n in own if n not in self.core and n not in self.rows]):
+                for n in self._cut(self._late_work(body.outputs[j])):
                     self.record(n)
         lanes = self.totals.lanes()
         carries = [*[body.carries[k] for k in kept], *[c for c, _ in lanes]]
@@ -174,10 +176,10 @@ class _Split:
 
     def _build(self, params: dict[Node, Any], carries: Any, nexts: Any, inits: Any) -> Any:
         body = self.body
-        moved = {n: p for n, p in params.items() if n is not p}
+        renamed = {n: p for n, p in params.items() if n is not p}
         outputs = list(self.recorded)
         tests = [] if body.keep_going is None else [body.keep_going]
-        results = substitute([*nexts, *outputs, *tests], moved)
+        results = substitute([*nexts, *outputs, *tests], renamed)
         c, o = len(carries), len(outputs)
         inner = Body(
             body.t, tuple(params.values()), tuple(carries), (),
@@ -286,7 +288,7 @@ class _Totals:
         if node not in split.bound:
             return node * split.done.astype(node.type.dtype)
         place = self.leaves.get(node)
-        return self.lane_totals[place] if place is not None else SUM_ROWS(split.table[node])
+        return self.lane_totals[place] if place is not None else sum_rows(split.table[node])
 
     def _total_product(self, x: Node, y: Node) -> Any:
         """Of x.T @ y: one product of all rows."""
@@ -314,7 +316,7 @@ class _Totals:
         return None
 
 
-def SUM_ROWS(x: Any) -> Any:
+def sum_rows(x: Any) -> Any:
     """The sum over the first axis."""
     return make(SUM, (x,), ((0,),))
 

@@ -16,6 +16,12 @@ import torch
 
 from ostinato.config import config
 
+# How many of an op's inputs are arrays; the rest are sizes and positions, which stay on the host.
+N_ARRAYS = {
+    "broadcast_to": 1, "reshape": 1, "sum_to": 1, "specify_shape": 1, "subtensor": 1, "set_subtensor": 2,
+    "inc_subtensor": 2, "arange": 0,
+}  # fmt: skip
+
 Rule = Callable[..., Any]
 RULES: dict[str, Rule] = {}
 
