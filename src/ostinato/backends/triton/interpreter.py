@@ -10,6 +10,10 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
+# Held while the interpreter rewrites a function that a kernel calls, which it does at the first call: CPython 3.11
+# counts the depth of syntax trees once for all threads, and refuses a tree if two are parsed at the same time.
+_REWRITING = threading.Lock()
+
 
 def run_concurrently(function: Any, programs: int, arguments: Sequence[Any]) -> None:
     """Interpret all programs of a kernel at the same time.
@@ -22,6 +26,7 @@ def run_concurrently(function: Any, programs: int, arguments: Sequence[Any]) -> 
     from triton.runtime import interpreter
 
     builder, mine = interpreter.interpreter_builder, threading.local()
+    rewrite = interpreter.InterpretedFunction.rewrite
     scope = interpreter._patch_lang(function.fn)
     named = inspect.getcallargs(function.fn, *arguments)
     converted = {name: interpreter._implicit_cvt(value) for name, value in named.items()}
@@ -33,6 +38,10 @@ def run_concurrently(function: Any, programs: int, arguments: Sequence[Any]) -> 
         def __getitem__(self, axis: int) -> int:
             return mine.number if axis == 0 else 0
 
+    def rewrite_alone(function: Any) -> Any:
+        with _REWRITING:
+            return rewrite(function)
+
     def run(number: int) -> None:
         mine.number = number
         try:
@@ -41,6 +50,7 @@ def run_concurrently(function: Any, programs: int, arguments: Sequence[Any]) -> 
             errors.append(error)
 
     try:
+        interpreter.InterpretedFunction.rewrite = rewrite_alone
         builder.set_grid_dim(programs, 1, 1)
         builder.grid_idx = Index()
         threads = [threading.Thread(target=run, args=(k,), daemon=True) for k in range(programs)]
@@ -53,5 +63,6 @@ def run_concurrently(function: Any, programs: int, arguments: Sequence[Any]) -> 
         if scope is not None:
             scope.restore()
         builder.grid_idx = None
+        interpreter.InterpretedFunction.rewrite = rewrite
     if errors:
         raise errors[0]
