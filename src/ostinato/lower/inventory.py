@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from ostinato.lower.callouts import bytes_of
-from ostinato.lower.loopnest import Alloc, Call, CallOut, Const, Expr, Extern, For, Let, Op, Stmt
+from ostinato.lower.loopnest import Alloc, Call, CallOut, Const, Expr, Extern, For, Let, Op, Split, Stmt
 from ostinato.lower.program import Program
 
 _SIGNS = {"add": " + ", "sub": " - ", "mul": " * "}
@@ -33,7 +33,9 @@ class Inventory:
 
     def __init__(self, program: Program, lanes: Callable[[For], int]) -> None:
         self.program, self._lanes = program, lanes
-        self._definitions: dict[Expr, Expr] = {s.var: s.value for s in _all(program.nest.body) if isinstance(s, Let)}
+        statements = list(_all(program.nest.body))
+        self._definitions: dict[Expr, Expr] = {s.var: s.value for s in statements if isinstance(s, Let)}
+        self._definitions |= {s.n: s.count for s in statements if isinstance(s, Split)}  # in all parts together
 
     # ---- loops ----
 
@@ -53,6 +55,9 @@ class Inventory:
             inner, dims = _innermost(stmt)
             yield indent + self._loop(inner, " x ".join(map(self.formula, dims)))
             yield from self._described(inner.body, indent + "  ")
+        elif isinstance(stmt, Split):
+            yield f"{indent}{self.formula(stmt.count)} lanes, in parts that threads may share:"
+            yield from self._described(stmt.body, indent + "  ")
         elif isinstance(stmt, Call):
             yield f"{indent}call of {stmt.routine.name}"
         elif isinstance(stmt, Extern):
@@ -63,8 +68,12 @@ class Inventory:
     def _loop(self, loop: For, times: str) -> str:
         if loop.label:
             arrays = [c.var.dtype for c in loop.carried].count("ptr")  # two pointers each
-            state = [(len(loop.carried) - arrays, "number", "registers"), (arrays // 2, "array", "memory")]
-            carried = " and ".join(f"{_number(n, what)} in {where}" for n, what, where in state if n) or "no state"
+            state = [
+                (len(loop.carried) - arrays, "number", "in registers"),
+                (arrays // 2, "array", "in memory"),
+                (loop.in_place, "array", "changed in place"),
+            ]
+            carried = " and ".join(f"{_number(n, what)} {where}" for n, what, where in state if n) or "no state"
             until = ", until a condition" if loop.until is not None else ""
             return f"{loop.label}: {times} steps, one after the other{until}, with {carried}"
         lanes = self._lanes(loop)
@@ -150,7 +159,7 @@ def _all(body: Sequence[Stmt]) -> Iterator[Stmt]:
     """All statements, those of loops included."""
     for stmt in body:
         yield stmt
-        if isinstance(stmt, For):
+        if isinstance(stmt, (For, Split)):
             yield from _all(stmt.body)
 
 

@@ -153,7 +153,7 @@ class Column:
 class For:
     """`until`: an expression of the body; where it is false no further iteration follows.
     `trips`: the number of iterations made. `parallel`: iterations are independent of each other.
-    `label`: which loop of the program it is, if it is one."""
+    `label`: which loop of the program it is, if it is one. `in_place`: how many arrays it passes on in one buffer."""
 
     var: Var
     stop: Expr
@@ -164,6 +164,7 @@ class For:
     parallel: bool = False
     columns: list[Column] = field(default_factory=list)
     label: str = ""
+    in_place: int = 0
 
 
 @dataclass(eq=False, slots=True)

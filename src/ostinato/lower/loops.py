@@ -1,19 +1,20 @@
 """Lowering of the Loop: a counted loop whose carries are registers where they are scalars, else memory.
 
-A few elements, of a number known beforehand, are registers too. Other array carries have two buffers that
-change places after every step. A carry whose next value is recorded
-as an output lives in the output's rows: nothing is copied.
+A few elements, of a number known beforehand, are registers too. An array of which a step only writes parts has one
+buffer and is changed in place, see `in_place`. Other array carries have two buffers that change places after every
+step. A carry whose next value is recorded as an output lives in the output's rows: nothing is copied.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ostinato.graph import Node
-from ostinato.lower import dividing, packing
+from ostinato.lower import dividing, in_place, packing
 from ostinato.lower.arrays import (
     Array,
     Memory,
@@ -55,6 +56,12 @@ class _ArrayCarry(NamedTuple):
     sizes: tuple[Expr, ...]
 
 
+class _OwnCarry(NamedTuple):
+    """A carry that is changed in place."""
+
+    held: Array
+
+
 class _TinyCarry(NamedTuple):
     """A carry of few elements, each in a register."""
 
@@ -62,7 +69,7 @@ class _TinyCarry(NamedTuple):
     sizes: tuple[Expr, ...]
 
 
-_Carry = Carried | _ArrayCarry | _TinyCarry
+_Carry = Carried | _ArrayCarry | _OwnCarry | _TinyCarry
 
 
 class _Lowering:
@@ -92,8 +99,12 @@ class _Lowering:
 
     def _steps(self, sequences: list[Array], inits: list[Array], invariants: list[Array]) -> list[Array]:
         block, nest, body = self.block, self.nest, self.body
-        spares = [self._two_buffers(c) for c in inits]
-        copy_all(nest, [(pair[0], c) for pair, c in zip(spares, inits, strict=True) if pair])
+        arrays = [i for i, c in enumerate(inits) if c.sizes and not is_tiny(c.sizes)]
+        zeros = in_place.zeros_among(dict(zip(body.invariants, invariants, strict=True)), block)
+        self.plan = in_place.plan(self.spec, arrays, zeros)
+        spares = [self._buffers(i, c) if i in arrays else () for i, c in enumerate(inits)]
+        copies = [(buffers[0], c) for buffers, c in zip(spares, inits, strict=True) if buffers]
+        copy_all(nest, [(held, c) for held, c in copies if held is not c])
         with nest.loop(self.n, "t") as loop:
             loop.label = f"loop {self.spec.name!r}" if self.spec.name else "loop"
             carries = [self._carry(loop, c, s, p) for c, s, p in zip(inits, spares, body.carries, strict=True)]
@@ -107,6 +118,7 @@ class _Lowering:
             fixed = {p: x for p, x in pairs if self.division is None or self.division.is_shared(p)}
             enclosing = Enclosing(block, self.division.part if self.division else loop, fixed)
             inner = Block(nest, self.spec.body, params, frozenset(body.outputs), enclosing)
+            loop.in_place = len(self.plan.chains)
             outputs = self._step(inner, loop, carries)
         finals = [self._final(c, x) for c, x in zip(carries, inits, strict=True)]
         return [*finals, *outputs, scalar(self._trips(loop))]
@@ -119,11 +131,12 @@ class _Lowering:
             return value
         return self.block.in_memory(node)
 
-    def _two_buffers(self, init: Array) -> tuple[Array, Array] | None:
-        """Memory for a carry and its next value; none for what is held in registers."""
-        if not init.sizes or is_tiny(init.sizes):
-            return None
-        return new_array(self.nest, init.dtype, init.sizes), new_array(self.nest, init.dtype, init.sizes)
+    def _buffers(self, i: int, init: Array) -> tuple[Array, ...]:
+        """Memory for a carry; and for its next value, unless it is changed in place."""
+        if i not in self.plan.chains:
+            return new_array(self.nest, init.dtype, init.sizes), new_array(self.nest, init.dtype, init.sizes)
+        is_own = (self.node, i) in self.block.given_away
+        return (init if is_own else new_array(self.nest, init.dtype, init.sizes),)
 
     def _trips(self, loop: For) -> Expr:
         return self.n if loop.trips is None else loop.trips
@@ -164,15 +177,17 @@ class _Lowering:
         within = self._region(column.pointer, (self.n, *rows), value.dtype)
         return within, self._region(column.result, (self._trips(loop), *rows), value.dtype)
 
-    def _carry(self, loop: For, init: Array, spare: Any, param: Node) -> _Carry:
+    def _carry(self, loop: For, init: Array, spare: tuple[Array, ...], param: Node) -> _Carry:
         name = param.name or "carry"
         if not init.sizes:
             return self.nest.carry(loop, init.at([]), name)
-        if spare is None:
+        if len(spare) == 1:
+            return _OwnCarry(spare[0])
+        if not spare:
             with self.nest.before(loop):
-                first = [self.nest.let(init.at(index)) for index in all_indices(self.nest, init.sizes)]
-            return _TinyCarry([self.nest.carry(loop, f, name) for f in first], init.sizes)
-        first, second = (s.memory.pointer for s in spare)
+                elements = [self.nest.let(init.at(index)) for index in all_indices(self.nest, init.sizes)]
+            return _TinyCarry([self.nest.carry(loop, e, name) for e in elements], init.sizes)
+        first, second = (s.memory.pointer for s in spare if s.memory is not None)
         return _ArrayCarry(self.nest.carry(loop, first, "now"), self.nest.carry(loop, second, "spare"), init.sizes)
 
     def _row(self, x: Array, t: Expr) -> Array:
@@ -192,6 +207,10 @@ class _Lowering:
             return scalar(carry.var)
         if isinstance(carry, _TinyCarry):
             return of_elements(self.nest, init.dtype, carry.sizes, [e.var for e in carry.elements])
+        if isinstance(carry, _OwnCarry):
+            memory = carry.held.memory
+            assert memory is not None
+            return in_memory(self.nest, init.dtype, carry.held.sizes, replace(memory, fresh=False))
         return self._region(carry.now.var, carry.sizes, init.dtype)
 
     def _region(self, pointer: Expr, sizes: tuple[Expr, ...], dtype: str) -> Array:
@@ -201,7 +220,9 @@ class _Lowering:
     def _step(self, inner: Block, loop: For, carries: list[Any]) -> list[Array]:
         """Lower the body; the outputs as they are after the loop."""
         c = self.spec.n_carries
-        results = inner.lower(self.spec.body)
+        held = {i: inner.array(self.body.carries[i]) for i in self.plan.chains}
+        lowered = in_place.Body(inner, self.spec, self.plan, held)
+        results = lowered.lower()
         nodes = self.spec.body.results
         if self.spec.has_until:
             loop.until = results[-1].at([])
@@ -221,9 +242,10 @@ class _Lowering:
                 carry.next = value.at([])
             elif isinstance(carry, _TinyCarry):
                 self._advance_elements(carry, value)
-            else:
+            elif isinstance(carry, _ArrayCarry):
                 self._advance(loop, carry, rows.get(node, value), node in rows, copies)
         copy_all(self.nest, copies)
+        lowered.finish()
         return outputs
 
     def _record(self, loop: For, column: Array, value: Array, copies: list[tuple[Array, Array]]) -> Array:
@@ -279,4 +301,6 @@ class _Lowering:
             return scalar(carry.result)
         if isinstance(carry, _TinyCarry):
             return of_elements(self.nest, init.dtype, carry.sizes, [e.result for e in carry.elements])
+        if isinstance(carry, _OwnCarry):
+            return carry.held
         return self._region(carry.now.result, carry.sizes, init.dtype)

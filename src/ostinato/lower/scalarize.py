@@ -78,7 +78,8 @@ class Block:
     """One Graph being lowered: the values of its nodes so far.
 
     `recorded` are results that the caller puts into memory of its own: they need no other. `enclosing`: the
-    loop of which the Graph is the body.
+    loop of which the Graph is the body. `given_away`: initial values of loops, by the loop and the place of the carry,
+    that nobody else reads: the loop may change them.
     """
 
     def __init__(
@@ -91,6 +92,7 @@ class Block:
     ) -> None:
         self.nest, self.enclosing = nest, enclosing
         self.packed: dict[Any, Expr] = {}  # see `products`
+        self.given_away: set[tuple[Node, int]] = set()
         self.values: dict[Node, Value] = dict(params)
         self.uses: Counter[Node] = Counter(r for r in graph.results if r not in recorded)
         self.uses.update(dict.fromkeys(recorded, 1))
@@ -105,10 +107,11 @@ class Block:
     def lower(self, graph: Graph) -> list[Array]:
         """The values of the results."""
         for node in graph.nodes():
-            self._ensure(node)
+            self.ensure(node)
         return [self.unsettled(r) for r in graph.results]
 
-    def _ensure(self, node: Node) -> None:
+    def ensure(self, node: Node) -> None:
+        """Lower a node, if it is not yet."""
         for n in topological([node], stop=self.values):
             if n not in self.values:
                 self.values[n] = self._lowered(n)
@@ -221,7 +224,7 @@ class Block:
 
     def array(self, node: Node) -> Array:
         """The value of a node that is one array, to be read at any index."""
-        self._ensure(node)
+        self.ensure(node)
         for n in list(self._reached(node)) if node in self._fused or node in self._waiting else ():
             if n in self._waiting:
                 self._settle(n)
@@ -231,7 +234,7 @@ class Block:
 
     def unsettled(self, node: Node) -> Array:
         """The value of a node that is one array, to be read at every index once, along with others of its sizes."""
-        self._ensure(node)
+        self.ensure(node)
         value = self.values[node]
         assert isinstance(value, Array)
         return value

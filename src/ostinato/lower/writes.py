@@ -6,7 +6,7 @@ complete, and is then put together in one place.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,8 +18,17 @@ from ostinato.lower.scalarize import Block, lowering
 from ostinato.ops.op import params_of
 
 
-def _written(block: Block, node: Node, target: Any, sizes: Sequence[Expr], add: bool) -> None:
-    """Write (or add) the second input to the elements that `target(index)` places."""
+def prepared_write(block: Block, node: Node, held: Array, adds: bool) -> Callable[[], None]:
+    """Evaluate and check where a node writes into an array in memory; what is returned makes the write."""
+    if node.op.name in ("scatter_set", "scatter_add"):
+        picked = _Picked(block, held, node.inputs[2:], params_of(node)["axes"])
+        return _write(block, node, lambda index: (held, picked.position(index)), picked.sizes, adds)
+    target = part(block, held, node.params[0], [block.scalar(i) for i in node.inputs[2:]])
+    return _write(block, node, lambda index: (target, index), target.sizes, adds)
+
+
+def _write(block: Block, node: Node, target: Any, sizes: Sequence[Expr], adds: bool) -> Callable[[], None]:
+    """A write of the second input (or its addition) to the elements that `target(index)` places."""
     y = block.array(node.inputs[1])
     lead = len(sizes) - y.ndim
     factors = [stretch_factor(block, s, t) for s, t in zip(y.sizes, sizes[lead:], strict=True)]
@@ -27,11 +36,11 @@ def _written(block: Block, node: Node, target: Any, sizes: Sequence[Expr], add: 
     def put(index: list[Expr]) -> None:
         value = y.at([block.nest.mul(i, f) for i, f in zip(index[lead:], factors, strict=True)])
         array, position = target(index)
-        if add:
+        if adds:
             value = block.op("add", array.at(position), value, dtype=array.dtype)
         store(block.nest, array, position, value)
 
-    block.nest.for_each(list(sizes), put)
+    return lambda: block.nest.for_each(list(sizes), put)
 
 
 @lowering("set_subtensor", "inc_subtensor")
@@ -45,8 +54,7 @@ def _write_part(block: Block, node: Node) -> Array:
             return kept_or_put(block, node, Parts.of(None if zero else base, base, [(places[0], y)]))
     block.in_memory(y) if y.type.ndim else None
     held = copied(block.nest, base)
-    target = part(block, held, node.params[0], [block.scalar(i) for i in node.inputs[2:]])
-    _written(block, node, lambda index: (target, index), target.sizes, add)
+    prepared_write(block, node, held, add)()
     return held
 
 
@@ -259,6 +267,5 @@ def _gather(block: Block, node: Node) -> Array:
 def _scatter(block: Block, node: Node) -> Array:
     block.in_memory(node.inputs[1]) if node.inputs[1].type.ndim else None
     held = copied(block.nest, block.array(node.inputs[0]))
-    picked = _Picked(block, held, node.inputs[2:], params_of(node)["axes"])
-    _written(block, node, lambda index: (held, picked.position(index)), picked.sizes, node.op.name == "scatter_add")
+    prepared_write(block, node, held, node.op.name == "scatter_add")()
     return held

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from math import prod
 from typing import Any, NamedTuple
 
 from ostinato.graph import Graph, Node, dependents, make, redirect, substitute, topological
@@ -174,7 +175,7 @@ def _residuals(reverse: _ReversedBody, body: Body, given: LoopInputs) -> list[No
 
 
 def _carries_instead(values: list[Node], at_hand: set[Node], body: Body, given: LoopInputs) -> list[Node]:
-    """Carries from which values follow by cheap ops, if they are fewer than the values; else none.
+    """Carries from which values follow by cheap ops, if they are fewer than the values and no larger; else none.
 
     What the forward loop computes in any case would be computed twice; that must be little for each value less.
     """
@@ -184,10 +185,21 @@ def _carries_instead(values: list[Node], at_hand: set[Node], body: Body, given: 
         return []
     if len(roots) >= len(values) or any(None in sizes_outside(sizes(r), given, body) for r in roots):
         return []
+    if not all(_is_no_larger(r, values) for r in roots):
+        return []
     test = [] if body.keep_going is None else [body.keep_going]
     forward = set(topological([*body.next_carries, *body.outputs, *test]))
     twice = sum(1 for n in needed if n.inputs and n in forward and n not in at_hand)
     return roots if twice <= _TWICE * (len(values) - len(roots)) else []
+
+
+def _is_no_larger(carry: Node, values: list[Node]) -> bool:
+    """Whether a carry has no more elements than some values, as far as types tell: a history is more than its rows."""
+    counts = [None if None in n.type.shape else prod(n.type.shape) for n in (carry, *values)]
+    own, *others = counts
+    if own is not None and None not in others:
+        return own <= sum(n for n in others if n is not None)
+    return bool(carry.type.ndim <= max(v.type.ndim for v in values))
 
 
 def _without_views(node: Node) -> Node:

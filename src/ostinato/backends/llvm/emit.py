@@ -458,6 +458,8 @@ class Emitter:
             self.builder.position_at_end(going_on)
 
     def loop(self, stmt: For) -> None:
+        for pointer in _written(stmt.body):  # what is known of it holds in the first iteration only
+            self.forget(pointer)
         stop = self.value(stmt.stop)
         inits = [self.value(c.init) for c in stmt.carried]
         start: Any = I64(0)
@@ -587,3 +589,16 @@ class Emitter:
         phi = self.builder.phi(first.type)
         phi.add_incoming(first, before)
         return phi
+
+
+def _written(body: Sequence[Stmt]) -> Iterator[Expr]:
+    """The pointers that statements write to, those in loops included."""
+    for stmt in body:
+        if isinstance(stmt, Store):
+            yield stmt.pointer
+        elif isinstance(stmt, Call):
+            yield stmt.writes
+        elif isinstance(stmt, Extern):
+            yield from stmt.writes
+        elif isinstance(stmt, For):
+            yield from _written(stmt.body)
