@@ -305,6 +305,16 @@ def test_broadcasting_found_out_at_run_time_inside_a_loop() -> None:
         np.testing.assert_allclose(found[i], central(plain, arrays, i), rtol=1e-9)
 
 
+@pytest.mark.parametrize("n", [0, 3])
+def test_known_cotangents_of_one_column(n: int) -> None:
+    """A constant sequence of rows of one element, beside others whose width only the arrays tell."""
+    x, w = T.dmatrix("x"), T.dvector("w")
+    ys, _ = ostinato.scan(lambda v, w: T.tanh(v * w), sequences=x, non_sequences=w)
+    data = np.linspace(0.1, 0.5, n).reshape(n, 1)
+    g = value(T.grad(None, x, known_grads={ys: T.constant(np.ones((n, 1)))}), {x: data, w: [0.7]})
+    np.testing.assert_allclose(g, 0.7 * (1 - np.tanh(0.7 * data) ** 2), rtol=1e-13)
+
+
 @pytest.mark.parametrize("n", [0, 1, 2])
 def test_zero_and_few_steps(n: int) -> None:
     x, h0 = T.dvector("x"), T.dscalar("h0")

@@ -20,9 +20,11 @@ from ostinato.errors import (
     ShapeError,
     UnusedInputError,
 )
+from ostinato.forward import Rop, jvp
 from ostinato.function import Function, function
-from ostinato.grad import grad
+from ostinato.grad import Lop, grad, vjp
 from ostinato.graph import Graph, Node
+from ostinato.jacobian import hessian, hessian_vector_product, jacobian
 from ostinato.scan import foldl, foldr, map, reduce, scan, until
 from ostinato.shared import SharedVariable, shared
 from ostinato.tensor import dot
@@ -39,6 +41,7 @@ __all__ = [
     "Graph",
     "In",
     "LinearAlgebraError",
+    "Lop",
     "MissingInputError",
     "NoGradientError",
     "Node",
@@ -48,6 +51,7 @@ __all__ = [
     "OstinatoValueError",
     "Out",
     "Param",
+    "Rop",
     "ShapeError",
     "SharedVariable",
     "TensorVariable",
@@ -61,6 +65,10 @@ __all__ = [
     "function",
     "grad",
     "gradient",
+    "hessian",
+    "hessian_vector_product",
+    "jacobian",
+    "jvp",
     "map",
     "printing",
     "reduce",
@@ -69,4 +77,5 @@ __all__ = [
     "shared",
     "tensor",
     "until",
+    "vjp",
 ]

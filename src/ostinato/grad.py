@@ -138,25 +138,98 @@ def grad(
     NoGradientError
         If a derivative would have to pass an operation that has none.
     """
-    targets = [as_tensor(w) for w in wrt] if isinstance(wrt, (list, tuple)) else [as_tensor(wrt)]
-    seeds = _seeds(cost, known_grads)
-    _check_wrt(targets)
-    constants = [as_tensor(c) for c in consider_constant or ()]
-    if disconnected_inputs not in ("raise", "warn", "ignore") or return_disconnected not in ("zero", "None"):
-        raise OstinatoValueError(
-            "disconnected_inputs is 'raise', 'warn' or 'ignore'; return_disconnected 'zero' or 'None'"
-        )
-    linked = connected([n for n, _ in seeds], targets, constants)
-    _report_disconnected(cost, [t for t, ok in zip(targets, linked, strict=True) if not ok], disconnected_inputs)
-    roots, places, fixed = _merged(seeds, targets, constants)
-    found = backward(roots, places, fixed)
-    results = [
-        (None if not ok and return_disconnected == "None" else zeros_like(t)) if g is None else g
-        for t, g, ok in zip(targets, found, linked, strict=True)
-    ]
+    given = _Given(consider_constant, disconnected_inputs, return_disconnected)
+    results = given.pull_back(cost, _seeds(cost, known_grads), wrt)
     if add_names:
-        _name(cost, targets, results)
+        _name(cost, _listed(wrt), results)
     return type(wrt)(results) if isinstance(wrt, (list, tuple)) else results[0]
+
+
+def vjp(
+    outputs: Any,
+    wrt: Any,
+    cotangents: Any,
+    consider_constant: Sequence[Any] | None = None,
+    disconnected_inputs: str = "raise",
+    return_disconnected: str = "zero",
+) -> Any:
+    """The product of `cotangents` with the Jacobian of `outputs`: reverse mode from any outputs.
+
+    The gradient of `sum(cotangent * output)` over all outputs.
+
+    Parameters
+    ----------
+    outputs : variable of floats, or list or tuple of variables
+    wrt : variable of floats, or list or tuple of variables
+        Inputs, shared variables or any intermediate expressions of the outputs.
+    cotangents : variable or array, or list or tuple of these, one for each of `outputs`
+        Each of the shape of its output; None stands for zero.
+    consider_constant, disconnected_inputs, return_disconnected : as in `grad`
+
+    Returns
+    -------
+    variable, list or tuple like `wrt`
+        Each of the shape and dtype of its variable.
+
+    Raises
+    ------
+    OstinatoTypeError
+        If something is not of floats, or a cotangent has not as many dimensions as its output.
+    OstinatoValueError
+        If there are not as many cotangents as outputs.
+    ShapeError
+        If the shapes of an output and its cotangent are known to differ; when a function runs if they turn out to.
+    DisconnectedInputError, NoGradientError
+        As in `grad`.
+    """
+    from ostinato.forward import like, read_directions
+
+    given = _Given(consider_constant, disconnected_inputs, return_disconnected)
+    roots = _listed(outputs)
+    pairs = zip(roots, read_directions(roots, cotangents, "cotangent"), strict=True)
+    results = given.pull_back(None, [(y, like(g, y)) for y, g in pairs if g is not None], wrt)
+    return type(wrt)(results) if isinstance(wrt, (list, tuple)) else results[0]
+
+
+def Lop(
+    f: Any,
+    wrt: Any,
+    eval_points: Any,
+    consider_constant: Sequence[Any] | None = None,
+    disconnected_inputs: str = "raise",
+) -> Any:
+    """`vjp(f, wrt, eval_points)`, as Theano spells it: `eval_points` times the Jacobian of `f`."""
+    return vjp(f, wrt, eval_points, consider_constant, disconnected_inputs)
+
+
+class _Given:
+    """The options of a reverse derivative, checked."""
+
+    def __init__(self, constants: Sequence[Any] | None, disconnected_inputs: str, return_disconnected: str) -> None:
+        if disconnected_inputs not in ("raise", "warn", "ignore") or return_disconnected not in ("zero", "None"):
+            raise OstinatoValueError(
+                "disconnected_inputs is 'raise', 'warn' or 'ignore'; return_disconnected 'zero' or 'None'"
+            )
+        self.constants = [as_tensor(c) for c in constants or ()]
+        self.disconnected_inputs, self.return_disconnected = disconnected_inputs, return_disconnected
+
+    def pull_back(self, cost: Any, seeds: list[tuple[Any, Any]], wrt: Any) -> list[Any]:
+        """One cotangent per variable of `wrt`; None for a disconnected one if that is wished."""
+        targets = _listed(wrt)
+        _check_wrt(targets)
+        linked = connected([n for n, _ in seeds], targets, self.constants)
+        missing = [t for t, ok in zip(targets, linked, strict=True) if not ok]
+        _report_disconnected(cost, missing, self.disconnected_inputs)
+        roots, places, fixed = _merged(seeds, targets, self.constants)
+        found = backward(roots, places, fixed)
+        return [
+            (None if not ok and self.return_disconnected == "None" else zeros_like(t)) if g is None else g
+            for t, g, ok in zip(targets, found, linked, strict=True)
+        ]
+
+
+def _listed(value: Any) -> list[Any]:
+    return [as_tensor(v) for v in value] if isinstance(value, (list, tuple)) else [as_tensor(value)]
 
 
 def _seeds(cost: Any, known_grads: Mapping[Any, Any] | None) -> list[tuple[Any, Any]]:
@@ -189,11 +262,11 @@ def _check_wrt(targets: Sequence[Node]) -> None:
 def _report_disconnected(cost: Any, missing: list[Node], action: str) -> None:
     if not missing or action == "ignore":
         return
-    what = describe(cost) if isinstance(cost, Node) else "what known_grads names"
+    what = describe(cost) if isinstance(cost, Node) else "what the derivative starts from"
     message = f"{what} does not depend on " + ", ".join(map(describe, missing))
     if action == "raise":
         raise DisconnectedInputError(message + "; disconnected_inputs='ignore' makes these gradients zero")
-    warnings.warn(message, stacklevel=3)
+    warnings.warn(message, stacklevel=4)
 
 
 def _merged(

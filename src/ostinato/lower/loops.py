@@ -31,7 +31,7 @@ from ostinato.lower.arrays import (
     store,
 )
 from ostinato.lower.dividing import read_backwards
-from ostinato.lower.loopnest import Carried, Expr, For
+from ostinato.lower.loopnest import Carried, Const, Expr, For
 from ostinato.lower.scalarize import CHEAP, Block, Enclosing, UnsupportedError, lowering
 from ostinato.lower.writes import is_zero
 from ostinato.ops.loop import LoopSpec, body_of, item, split
@@ -195,7 +195,9 @@ class _Lowering:
         if memory is None and x.ndim == 1:
             return scalar(self.nest.let(x.at([t]), "row"))
         if memory is None:
-            return in_registers(self.nest, Array(x.dtype, x.sizes[1:], lambda index: x.at([t, *index])))
+            row = Array(x.dtype, x.sizes[1:], lambda index: x.at([t, *index]))
+            # Known sizes may have become those of a part of the lanes.
+            return in_registers(self.nest, row) if all(isinstance(s, Const) for s in row.sizes) else row
         offset = self.nest.add(memory.offset, self.nest.mul(t, memory.strides[0]))
         if x.ndim == 1:
             return scalar(self.nest.let(self.nest.load(memory.pointer, offset, x.dtype), "row"))

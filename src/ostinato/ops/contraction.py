@@ -84,12 +84,20 @@ def _matmul_vjp(g: Any, out: Node, x: Node, y: Node) -> tuple[Any, Any]:
     return unbroadcast(gx, x), unbroadcast(gy, y)
 
 
+def _matmul_jvp(tangents: Sequence[Any], out: Node, x: Node, y: Node) -> Any:
+    of_x, of_y = tangents
+    parts = [make(MATMUL, (of_x, y))] if of_x is not None else []
+    parts += [make(MATMUL, (x, of_y))] if of_y is not None else []
+    return parts[0] if len(parts) == 1 else parts[0] + parts[1]
+
+
 MATMUL: Op = register(
     Op(
         "matmul",
         infer=_matmul_infer,
         numpy=_matmul_numpy,
         vjp=_matmul_vjp,
+        jvp=_matmul_jvp,
         sizes=_matmul_sizes,
         samples=(
             Sample(lambda x, y: make(MATMUL, (x, y)), (_RNG.normal(size=(2, 3)), _RNG.normal(size=(3, 4)))),

@@ -11,7 +11,7 @@ import functools
 import inspect
 import math
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -21,7 +21,7 @@ from ostinato.errors import OstinatoTypeError, OstinatoValueError, ShapeError
 from ostinato.graph import Node, make
 from ostinato.ops.leaf import as_operands, as_tensor, constant, constant_value, describe, is_constant
 from ostinato.ops.op import Op, Rule, Sample, register
-from ostinato.ops.sizes import broadcast_sizes, unbroadcast
+from ostinato.ops.sizes import broadcast_sizes, broadcast_to, sizes, unbroadcast
 from ostinato.types import FLOATS, TensorType, broadcast_static, check_dtype, promote
 
 # What users find in `ostinato.tensor`.
@@ -167,12 +167,19 @@ def elementwise(
         assert vjp is not None
         return [unbroadcast(c, i) if c is not None else None for c, i in zip(vjp(g, out, *inputs), inputs, strict=True)]
 
+    def push_forward(tangents: Sequence[Any], out: Node, *inputs: Node) -> Any:
+        """Elements do not mix, so a derivative is its own transposed: the reverse rule of each operand, summed."""
+        assert vjp is not None
+        parts = [None if t is None else vjp(t, out, *inputs)[i] for i, t in enumerate(tangents)]
+        return stretched_sum(parts, out)
+
     op = register(
         Op(
             name,
             infer=infer,
             numpy=numpy,
             vjp=pull_back if vjp else None,
+            jvp=push_forward if vjp else None,
             sizes=lambda *inputs: broadcast_sizes(inputs),
             samples=_samples(name, domain, operands),
             cheap=name in _CHEAP,
@@ -180,6 +187,12 @@ def elementwise(
         )
     )
     return _builder(op, operands, len(domain))
+
+
+def stretched_sum(parts: Sequence[Any], out: Node) -> Any:
+    """The sum of those parts that there are, broadcast to the sizes of a result; None if there is none."""
+    there = [p for p in parts if p is not None]
+    return broadcast_to(functools.reduce(operator.add, there), sizes(out)) if there else None
 
 
 _CHEAP = {"add", "sub", "mul", "neg", "abs", "maximum", "minimum", "sign", "floor", "ceil", "cast", "where"} | {
@@ -255,6 +268,7 @@ CAST: Op = register(
         infer=lambda x, *, dtype: x.type.with_dtype(dtype),
         numpy=_cast_numpy,
         vjp=lambda g, out, x, *, dtype: (cast(g, x.type.dtype) if x.type.is_float else None,),
+        jvp=lambda tangents, out, x, *, dtype: cast(tangents[0], dtype),
         sizes=lambda x, *, dtype: broadcast_sizes((x,)),
         params=("dtype",),
         samples=(
@@ -297,6 +311,12 @@ def _where_vjp(g: Any, out: Any, condition: Any, x: Any, y: Any) -> tuple[Any, .
     return None, unbroadcast(gx, x), unbroadcast(gy, y)
 
 
+def _where_jvp(tangents: Sequence[Any], out: Any, condition: Any, x: Any, y: Any) -> Any:
+    zero = constant(0, out.type.dtype)
+    moved = make(WHERE, (condition, *[zero if t is None else t for t in tangents[1:]]))
+    return broadcast_to(moved, sizes(out))
+
+
 _CONDITION = np.array([True, False, False, True])
 WHERE: Op = register(
     Op(
@@ -304,6 +324,7 @@ WHERE: Op = register(
         infer=_where_infer,
         numpy=_where_numpy,
         vjp=_where_vjp,
+        jvp=_where_jvp,
         sizes=lambda *inputs: broadcast_sizes(inputs),
         samples=(
             Sample(
@@ -602,6 +623,7 @@ POLYGAMMA: Op = register(
         infer=lambda x, *, order: x.type,
         numpy=lambda x, *, order: _special("polygamma")(order, x),
         vjp=lambda g, out, x, *, order: (g * polygamma(order + 1, x),),
+        jvp=lambda tangents, out, x, *, order: tangents[0] * polygamma(order + 1, x),
         sizes=lambda x, *, order: broadcast_sizes((x,)),
         params=("order",),
         samples=(Sample(lambda x: polygamma(1, x), (np.array(_DOMAINS["above one"]),)),),

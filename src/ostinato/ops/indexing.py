@@ -15,6 +15,7 @@ from ostinato.errors import OstinatoIndexError, OstinatoTypeError, ShapeError
 from ostinato.graph import Node, make
 from ostinato.ops.elementwise import cast, eq, lt, maximum, minimum, where
 from ostinato.ops.leaf import as_int_scalar, as_tensor, constant, constant_value, describe, static_int
+from ostinato.ops.linear import push_addition, push_linear, push_write
 from ostinato.ops.movement import DIMSHUFFLE, dimshuffle, normalize_axis, shape_padleft
 from ostinato.ops.op import Op, Rule, Sample, register
 from ostinato.ops.sizes import (
@@ -211,6 +212,7 @@ SUBTENSOR: Op = register(
         infer=_subtensor_infer,
         numpy=_subtensor_numpy,
         vjp=_subtensor_vjp,
+        jvp=push_linear,
         sizes=_subtensor_sizes,
         params=("pattern",),
         samples=_bind(lambda: SUBTENSOR, _basic_samples(write=False)),
@@ -224,6 +226,7 @@ SET_SUBTENSOR: Op = register(
         infer=_write_infer,
         numpy=_set_numpy,
         vjp=_set_vjp,
+        jvp=push_write,
         sizes=lambda x, y, *values, pattern: sizes(x),
         params=("pattern",),
         samples=_bind(lambda: SET_SUBTENSOR, _basic_samples(write=True)),
@@ -235,6 +238,7 @@ INC_SUBTENSOR: Op = register(
         infer=_write_infer,
         numpy=_inc_numpy,
         vjp=_inc_vjp,
+        jvp=push_addition,
         sizes=lambda x, y, *values, pattern: sizes(x),
         params=("pattern",),
         samples=_bind(lambda: INC_SUBTENSOR, _basic_samples(write=True)),
@@ -324,6 +328,7 @@ GATHER: Op = register(
         infer=_gather_infer,
         numpy=_gather_numpy,
         vjp=_gather_vjp,
+        jvp=push_linear,
         sizes=lambda x, *indices, axes, sliced: _gathered(sizes(x), broadcast_sizes(indices), axes),
         params=("axes", "sliced"),
         samples=_bind(lambda: GATHER, _READS),
@@ -337,6 +342,7 @@ SCATTER_SET: Op = register(
         infer=_write_infer,
         numpy=_scatter_set_numpy,
         vjp=_scatter_set_vjp,
+        jvp=push_write,
         sizes=lambda x, y, *indices, axes: sizes(x),
         params=("axes",),
         samples=_bind(lambda: SCATTER_SET, _WRITES),
@@ -349,6 +355,7 @@ SCATTER_ADD: Op = register(
         infer=_write_infer,
         numpy=_scatter_add_numpy,
         vjp=_scatter_add_vjp,
+        jvp=push_addition,
         sizes=lambda x, y, *indices, axes: sizes(x),
         params=("axes",),
         samples=_bind(lambda: SCATTER_ADD, _WRITES),

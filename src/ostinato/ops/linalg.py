@@ -24,6 +24,7 @@ from ostinato.ops.leaf import as_operands, describe
 from ostinato.ops.loop import item
 from ostinato.ops.movement import dimshuffle, reshape, swapaxes
 from ostinato.ops.op import Op, Sample, register
+from ostinato.ops.reduce import sum as sum_
 from ostinato.ops.sizes import broadcast_sizes, product, sizes, unbroadcast
 from ostinato.types import FLOATS, TensorType, TupleType, broadcast_static, promote
 
@@ -109,12 +110,21 @@ def _cholesky_vjp(g: Any, out: Any, x: Any) -> tuple[Any]:
     return (tril(both) + tril(_mT(both), -1),)
 
 
+def _cholesky_jvp(tangents: Sequence[Any], out: Any, x: Any) -> Any:
+    """Of the same source: what moves is the symmetric matrix that the lower triangle stands for."""
+    moved = tril(tangents[0]) + _mT(tril(tangents[0], -1))
+    left = make(SOLVE_TRIANGULAR, (out, moved), (True, False))
+    both = make(SOLVE_TRIANGULAR, (out, _mT(left)), (True, False))
+    return make(MATMUL, (out, (tril(both) + tril(both, -1)) * 0.5))
+
+
 CHOLESKY: Op = register(
     Op(
         "cholesky",
         infer=lambda x: _square_type("cholesky", x),
         numpy=_cholesky_numpy,
         vjp=_cholesky_vjp,
+        jvp=_cholesky_jvp,
         sizes=sizes,
         samples=(
             Sample(lambda x: make(CHOLESKY, (x,)), (_positive_definite(3, 3),)),
@@ -146,6 +156,23 @@ def _solve_triangular_vjp(g: Any, out: Any, a: Any, b: Any, *, lower: bool, unit
     return unbroadcast(ga, a), unbroadcast(gb, b)
 
 
+def _moved_right_side(tangents: Sequence[Any], out: Any, read: Any) -> Any:
+    """What the right side of a @ x = b would have to move by for x to move as it does: b' - a' @ x."""
+    of_a, of_b = tangents
+    if of_a is None:
+        return of_b
+    product = make(MATMUL, (read(of_a), out))
+    return -product if of_b is None else of_b - product
+
+
+def _solve_triangular_jvp(
+    tangents: Sequence[Any], out: Any, a: Any, b: Any, *, lower: bool, unit_diagonal: bool
+) -> Any:
+    first = int(unit_diagonal)
+    right = _moved_right_side(tangents, out, lambda m: tril(m, -first) if lower else triu(m, first))
+    return make(SOLVE_TRIANGULAR, (a, right), (lower, unit_diagonal))
+
+
 def _triangular(lower: bool, unit: bool) -> Any:
     return lambda a, b: make(SOLVE_TRIANGULAR, (a, b), (lower, unit))
 
@@ -156,6 +183,7 @@ SOLVE_TRIANGULAR: Op = register(
         infer=lambda a, b, *, lower, unit_diagonal: _solution_type("solve_triangular", a, b),
         numpy=_solve_triangular_numpy,
         vjp=_solve_triangular_vjp,
+        jvp=_solve_triangular_jvp,
         sizes=_solution_sizes,
         params=("lower", "unit_diagonal"),
         samples=(
@@ -185,6 +213,7 @@ SOLVE: Op = register(
         infer=lambda a, b: _solution_type("solve", a, b),
         numpy=_solve_numpy,
         vjp=_solve_vjp,
+        jvp=lambda tangents, out, a, b: make(SOLVE, (a, _moved_right_side(tangents, out, lambda m: m))),
         sizes=_solution_sizes,
         samples=(
             Sample(lambda a, b: make(SOLVE, (a, b)), (_well_conditioned(3, 3), _RNG.normal(size=(3, 2)))),
@@ -207,6 +236,7 @@ MATRIX_INVERSE: Op = register(
         infer=lambda x: _square_type("matrix_inverse", x),
         numpy=_inverse_numpy,
         vjp=lambda g, out, x: (-make(MATMUL, (_mT(out), make(MATMUL, (g, _mT(out))))),),
+        jvp=lambda tangents, out, x: -make(MATMUL, (out, make(MATMUL, (tangents[0], out)))),
         sizes=sizes,
         samples=(
             Sample(lambda x: make(MATRIX_INVERSE, (x,)), (_well_conditioned(3, 3),)),
@@ -222,6 +252,11 @@ def _per_matrix(g: Any) -> Any:
     return dimshuffle(g, *range(g.type.ndim), "x", "x")
 
 
+def _relative_growth(moved: Any, x: Any) -> Any:
+    """The tangent of the logarithm of the determinant, the trace of x^-1 x'."""
+    return sum_(moved * _mT(make(MATRIX_INVERSE, (x,))), axis=(-2, -1))
+
+
 def _det_numpy(x: Any) -> Any:
     _checked(x)
     return np.linalg.det(x)
@@ -233,6 +268,7 @@ DET: Op = register(
         infer=lambda x: _square_type("det", x).with_shape(x.type.shape[:-2]),
         numpy=_det_numpy,
         vjp=lambda g, out, x: (_per_matrix(g * out) * _mT(make(MATRIX_INVERSE, (x,))),),
+        jvp=lambda tangents, out, x: out * _relative_growth(tangents[0], x),
         sizes=lambda x: sizes(x)[:-2],
         samples=(
             Sample(lambda x: make(DET, (x,)), (_well_conditioned(3, 3),)),
@@ -265,6 +301,7 @@ SLOGDET: Op = register(
         infer=_slogdet_infer,
         numpy=_slogdet_numpy,
         vjp=_slogdet_vjp,
+        jvp=lambda tangents, out, x: [None, _relative_growth(tangents[0], x)],
         sizes=lambda x: (sizes(x)[:-2], sizes(x)[:-2]),
         samples=(
             Sample(lambda x: item(make(SLOGDET, (x,)), 1), (_well_conditioned(3, 3),)),

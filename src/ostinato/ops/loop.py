@@ -10,7 +10,8 @@ and its body a Graph
 
 Row t of a sequence is read at step t; t counts up from 0. Taps, reversals and offsets are views made
 outside the loop by ordinary slices; a history is a carry that ordinary indexing ops read and write.
-Only `split` and `body_of` know the flat orders above. The reverse is in `loop_reverse`.
+Only `split` and `body_of` know the flat orders above. The reverse is in `loop_reverse`, the forward derivative in
+`loop_forward`.
 """
 
 from __future__ import annotations
@@ -171,6 +172,12 @@ def _loop_vjp(cotangents: list[Any], node: Node, *inputs: Node, spec: LoopSpec) 
     return reverse_loop(cotangents, node, inputs, spec)
 
 
+def _loop_jvp(tangents: Sequence[Any], node: Node, *inputs: Node, spec: LoopSpec) -> list[Any]:
+    from ostinato.ops.loop_forward import push_loop
+
+    return push_loop(tangents, node, *inputs, spec=spec)
+
+
 def _loop_numpy(*arrays: Any, spec: LoopSpec) -> Any:
     from ostinato.backends.reference import run_loop
 
@@ -301,6 +308,7 @@ LOOP: Op = register(
         infer=_loop_infer,
         numpy=_loop_numpy,
         vjp=_loop_vjp,
+        jvp=_loop_jvp,
         params=("spec",),
         samples=(Sample(_sample, (np.arange(6.0).reshape(3, 2) / 7, np.array([0.4, -1.1]))),),
         doc="A recurrence: the body run `trip_count` times, carries passed from step to step.",
@@ -311,6 +319,7 @@ ITEM: Op = register(
         "item",
         infer=_item_infer,
         numpy=lambda x, *, index: x[index],
+        jvp=lambda tangents, out, x, *, index: tangents[0][index],
         sizes=_item_sizes,
         params=("index",),
         samples=(Sample(_sample, (np.arange(2.0).reshape(1, 2), np.array([0.4, -1.1]))),),

@@ -11,6 +11,7 @@ import numpy as np
 from ostinato.errors import OstinatoTypeError, OstinatoValueError, ShapeError
 from ostinato.graph import Node, make
 from ostinato.ops.leaf import as_operands, as_tensor, constant, describe, static_int
+from ostinato.ops.linear import push_linear
 from ostinato.ops.op import Op, Sample, register
 from ostinato.ops.sizes import Size, as_size_nodes, product, read_sizes, same_size, sizes, static_shape
 from ostinato.types import TensorType, promote
@@ -65,6 +66,7 @@ DIMSHUFFLE: Op = register(
         infer=_dimshuffle_infer,
         numpy=_dimshuffle_numpy,
         vjp=_dimshuffle_vjp,
+        jvp=push_linear,
         sizes=lambda x, *, order: [1 if o == "x" else sizes(x)[o] for o in order],
         params=("order",),
         samples=(
@@ -172,6 +174,7 @@ RESHAPE: Op = register(
         infer=lambda x, *wanted: TensorType(x.type.dtype, static_shape(wanted)),
         numpy=lambda x, *wanted: np.reshape(x, wanted),
         vjp=lambda g, out, x, *wanted: (reshape(g, sizes(x)), *[None] * len(wanted)),
+        jvp=push_linear,
         sizes=lambda x, *wanted: wanted,
         samples=(
             Sample(lambda x, n: make(RESHAPE, (x, n, constant(2))), (_A23, np.int64(3))),
@@ -280,6 +283,7 @@ CONCATENATE: Op = register(
         infer=_concatenate_infer,
         numpy=lambda *arrays, axis: np.concatenate(arrays, axis),
         vjp=_concatenate_vjp,
+        jvp=push_linear,
         sizes=_concatenate_sizes,
         params=("axis",),
         samples=(
@@ -347,6 +351,7 @@ SPECIFY_SHAPE: Op = register(
         infer=_specify_infer,
         numpy=_specify_numpy,
         vjp=lambda g, out, x, *wanted: (g, *[None] * len(wanted)),
+        jvp=push_linear,
         sizes=lambda x, *wanted: wanted,
         samples=(Sample(lambda x, n: make(SPECIFY_SHAPE, (x, n, constant(3))), (_A23, np.int64(2))),),
         cheap=True,

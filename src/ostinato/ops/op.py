@@ -45,6 +45,10 @@ class Op:
     vjp : (g, out, *inputs, **params) -> cotangents
         The reverse rule, in terms of nodes: from the cotangent of the result to one cotangent per input,
         None where there is none. Without a rule the op cannot be differentiated.
+    jvp : (tangents, out, *inputs, **params) -> tangent
+        The forward rule, in terms of nodes: from one tangent per input, None for zero (but not all of them), to the
+        tangent of the result, of its sizes, or None for zero; a list for an op of several results. Without it the
+        reverse rule is transposed, which is right always; a rule of its own is worth it where that is simpler.
     sizes : (*input nodes, **params) -> sizes
         Sizes of the result as ints or int64 scalar nodes; None in a place (or no rule) says that only the
         computed value knows.
@@ -58,6 +62,7 @@ class Op:
     infer: Rule
     numpy: Rule
     vjp: Rule | None = None
+    jvp: Rule | None = None
     sizes: Rule | None = None
     params: tuple[str, ...] = ()
     samples: tuple[Sample, ...] = ()

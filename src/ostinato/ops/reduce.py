@@ -11,6 +11,7 @@ from ostinato.errors import OstinatoValueError
 from ostinato.graph import Node, make
 from ostinato.ops.elementwise import cast, eq
 from ostinato.ops.leaf import as_tensor
+from ostinato.ops.linear import push_linear
 from ostinato.ops.movement import dimshuffle, flatten, normalize_axis
 from ostinato.ops.op import OPS, Op, Rule, Sample, register
 from ostinato.ops.sizes import broadcast_to, sizes
@@ -54,7 +55,7 @@ def restore(reduced: Any, x: Any, axes: tuple[int, ...]) -> Any:
     return dimshuffle(reduced, ["x" if i in axes else next(kept) for i in range(x.type.ndim)])
 
 
-def _reduction(name: str, numpy: Rule, vjp: Rule | None, result: str | None = None) -> Op:
+def _reduction(name: str, numpy: Rule, vjp: Rule | None, jvp: Rule | None, result: str | None = None) -> Op:
     def build(axes: tuple[int, ...]) -> Callable[[Node], Any]:
         return lambda x: make(OPS[name], (cast(x, "bool") if result == "bool" else x,), (axes,))
 
@@ -64,6 +65,7 @@ def _reduction(name: str, numpy: Rule, vjp: Rule | None, result: str | None = No
             infer=lambda x, *, axes: TensorType(result or x.type.dtype, tuple(_kept(x.type.shape, axes))),
             numpy=numpy,
             vjp=vjp,
+            jvp=jvp,
             sizes=lambda x, *, axes: _kept(sizes(x), axes),
             params=("axes",),
             samples=tuple(Sample(build(a), (_A,)) for a in ((0,), (1,), (0, 1))),
@@ -77,6 +79,11 @@ def _extreme_vjp(g: Any, out: Any, x: Any, *, axes: tuple[int, ...]) -> tuple[An
     return (hit * restore(g / sum(hit, axes), x, axes),)
 
 
+def _extreme_jvp(tangents: Sequence[Any], out: Any, x: Any, *, axes: tuple[int, ...]) -> Any:
+    hit = cast(eq(x, restore(out, x, axes)), x.type.dtype)
+    return sum(hit * tangents[0], axes) / sum(hit, axes)
+
+
 def _prod_vjp(g: Any, out: Any, x: Any, *, axes: tuple[int, ...]) -> tuple[Any]:
     """Each element's factor is the product of the others: exact at zeros too, at any order."""
     from ostinato.ops.composite import product_of_others
@@ -84,16 +91,23 @@ def _prod_vjp(g: Any, out: Any, x: Any, *, axes: tuple[int, ...]) -> tuple[Any]:
     return (restore(g, x, axes) * product_of_others(x, axes),)
 
 
+def _prod_jvp(tangents: Sequence[Any], out: Any, x: Any, *, axes: tuple[int, ...]) -> Any:
+    from ostinato.ops.composite import product_of_others
+
+    return sum(tangents[0] * product_of_others(x, axes), axes)
+
+
 SUM = _reduction(
     "sum",
     lambda x, *, axes: np.sum(x, axes, dtype=x.dtype),
     lambda g, out, x, *, axes: (broadcast_to(restore(g, x, axes), sizes(x)),),
+    push_linear,
 )
-PROD = _reduction("prod", lambda x, *, axes: np.prod(x, axes, dtype=x.dtype), _prod_vjp)
-MAX = _reduction("max", lambda x, *, axes: np.max(x, axes), _extreme_vjp)
-MIN = _reduction("min", lambda x, *, axes: np.min(x, axes), _extreme_vjp)
-ANY = _reduction("any", lambda x, *, axes: np.any(x, axes), None, "bool")
-ALL = _reduction("all", lambda x, *, axes: np.all(x, axes), None, "bool")
+PROD = _reduction("prod", lambda x, *, axes: np.prod(x, axes, dtype=x.dtype), _prod_vjp, _prod_jvp)
+MAX = _reduction("max", lambda x, *, axes: np.max(x, axes), _extreme_vjp, _extreme_jvp)
+MIN = _reduction("min", lambda x, *, axes: np.min(x, axes), _extreme_vjp, _extreme_jvp)
+ANY = _reduction("any", lambda x, *, axes: np.any(x, axes), None, None, "bool")
+ALL = _reduction("all", lambda x, *, axes: np.all(x, axes), None, None, "bool")
 
 
 def _reduce(op: Op, x: Any, axis: Axis, keepdims: bool) -> Any:
@@ -222,6 +236,7 @@ CUMSUM: Op = register(
         infer=lambda x, *, axis: x.type,
         numpy=lambda x, *, axis: np.cumsum(x, axis, dtype=x.dtype),
         vjp=_cumsum_vjp,
+        jvp=push_linear,
         sizes=lambda x, *, axis: sizes(x),
         params=("axis",),
         samples=(Sample(lambda x: make(CUMSUM, (x,), (1,)), (_A,)),),

@@ -177,6 +177,7 @@ SUM_TO: Op = register(
         infer=lambda x, *wanted: TensorType(x.type.dtype, static_shape(wanted)),
         numpy=_sum_to_numpy,
         vjp=lambda g, out, x, *wanted: (broadcast_to(g, sizes(x)), *[None] * len(wanted)),
+        jvp=lambda tangents, out, x, *wanted: make(SUM_TO, (tangents[0], *wanted)),
         sizes=lambda x, *wanted: wanted,
         samples=(
             Sample(lambda x, n: make(SUM_TO, (x, constant(1), n)), (np.arange(6.0).reshape(2, 3), np.int64(3))),
@@ -192,6 +193,7 @@ BROADCAST: Op = register(
         infer=lambda x, *wanted: _broadcast_infer(x, *wanted),
         numpy=lambda x, *wanted: np.broadcast_to(x, wanted),
         vjp=lambda g, out, x, *wanted: (unbroadcast(g, x), *[None] * len(wanted)),
+        jvp=lambda tangents, out, x, *wanted: make(BROADCAST, (tangents[0], *wanted)),
         sizes=lambda x, *wanted: wanted,
         samples=(
             Sample(lambda x, n: make(BROADCAST, (x, n, constant(3))), (np.array([[1.0], [2.0]]), np.int64(2))),

@@ -5,7 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from ostinato.errors import OstinatoTypeError
+from ostinato.forward import Rop as Rop
+from ostinato.grad import Lop as Lop
 from ostinato.grad import grad as grad
+from ostinato.jacobian import hessian as hessian
+from ostinato.jacobian import jacobian as jacobian
 from ostinato.ops.composite import *
 from ostinato.ops.contraction import *
 from ostinato.ops.control import *
