@@ -136,6 +136,13 @@ def inputs() -> str:
     return "\n".join(rows)
 
 
+def conformance_programs() -> str:
+    """Tables of the programs of the conformance suite, by topic."""
+    from ostinato.testing.conformance.table import list_of_programs
+
+    return list_of_programs()
+
+
 PREFIXED = {dtype: prefix for prefix, dtype in constructors._PREFIXES.items() if dtype}
 
 GENERATORS: dict[str, Callable[..., str]] = {
@@ -144,6 +151,7 @@ GENERATORS: dict[str, Callable[..., str]] = {
     "functions": functions,
     "aliases": aliases,
     "inputs": inputs,
+    "conformance_programs": conformance_programs,
 }
 
 

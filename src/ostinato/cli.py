@@ -262,8 +262,19 @@ def _cache(args: list[str]) -> int:
     return 0
 
 
+# ---- conformance ----------------------------------------------------------------------------------
+
+
+def _conformance(args: list[str]) -> int:
+    """Run the suite of loop programs."""
+    from ostinato.testing.conformance.command import main
+
+    return main(args)
+
+
 _COMMANDS: dict[str, _Command] = {
     "run": _Command("run a script written for Theano, unchanged", _run),
     "info": _Command("show versions and configuration", _info),
     "cache": _Command("show or clear the compiled code that is kept on disk", _cache),
+    "conformance": _Command("compare loops, and their derivatives, with references and other libraries", _conformance),
 }

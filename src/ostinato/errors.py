@@ -60,6 +60,18 @@ class NoGradientError(OstinatoTypeError):
     """A derivative was asked through something that has none."""
 
 
+class GradientMismatchError(OstinatoError, AssertionError):
+    """A derivative is not what differences say that it is."""
+
+
+class BackendMismatchError(OstinatoError, AssertionError):
+    """Two backends compute different results."""
+
+
+class MissingPackageError(OstinatoError, ImportError):
+    """Something needs a package that is not installed."""
+
+
 class UnknownFlagError(OstinatoError, AttributeError):
     """There is no configuration flag of this name."""
 
