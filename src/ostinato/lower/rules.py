@@ -28,6 +28,8 @@ from ostinato.lower.loopnest import Const, Expr
 from ostinato.lower.scalarize import CHEAP, Block, UnsupportedError, lowering
 from ostinato.ops.indexing import is_reversal
 from ostinato.ops.leaf import static_int
+from ostinato.ops.op import params_of
+from ostinato.ops.random import RANDOM
 from ostinato.ops.sizes import same_size
 from ostinato.ops.sizes import sizes as symbolic_sizes
 
@@ -41,12 +43,14 @@ ELEMENTWISE = """
     lt le gt ge eq neq isnan isinf logical_not and or xor invert where cast
     exp exp2 expm1 log log2 log10 log1p sqrt sin cos tan arcsin arccos arctan arctan2
     sinh cosh tanh arcsinh arccosh arctanh sigmoid logaddexp erf erfc gammaln psi floor ceil round trunc
+    random_bits random_uniform random_below
 """.split()  # noqa: SIM905 (a table reads better)
 
 # What they cost, in additions, where that is more than one.
 COSTS = dict.fromkeys("true_div floor_div mod sqrt".split(), 8) | dict.fromkeys(  # noqa: SIM905
     """pow exp exp2 expm1 log log2 log10 log1p sin cos tan arcsin arccos arctan arctan2
-    sinh cosh tanh arcsinh arccosh arctanh sigmoid logaddexp erf erfc gammaln psi""".split(),  # noqa: SIM905
+    sinh cosh tanh arcsinh arccosh arctanh sigmoid logaddexp erf erfc gammaln psi
+    random_bits random_uniform random_below""".split(),  # noqa: SIM905
     20,
 )
 
@@ -61,17 +65,24 @@ def elementwise(block: Block, node: Node) -> Array:
             return scalar(block.nest.integers.representative(a))
     sizes = joined(block, node)
     operands = [_Operand(block, i, node, sizes) for i in node.inputs]
-    dtype = node.type.dtype
+    dtype, name = node.type.dtype, scalar_name(node)
     if node.op.name == "pow" and not node.type.is_float:
         _check_exponents(block, block.array(node.inputs[1]))
 
     def at(index: Index) -> Expr:
-        return block.op(node.op.name, *[o.read(index) for o in operands], dtype=dtype)
+        return block.op(name, *[o.read(index) for o in operands], dtype=dtype)
 
     block.fuses(node, [i for i, o in zip(node.inputs, operands, strict=True) if o.aligned])
     depth = 1 + max((o.value.depth for o in operands), default=0)
     cost = COSTS.get(node.op.name, 1) + sum(o.value.cost for o in operands)
     return Array(dtype, sizes, at, depth=depth, cost=cost)
+
+
+def scalar_name(node: Node) -> str:
+    """The name of the scalar operation: with the params of an op that has some which the dtype does not tell."""
+    if node.op.name not in RANDOM:
+        return node.op.name
+    return ".".join([node.op.name, *[str(p) for n, p in params_of(node).items() if n != "dtype"]])
 
 
 def _check_exponents(block: Block, y: Array) -> None:
@@ -155,7 +166,7 @@ def stretch_factor(block: Block, size: Expr, target: Expr) -> Expr:
 # ---- views ----------------------------------------------------------------------------------------
 
 
-@lowering("disconnected_grad", "zero_grad")
+@lowering("disconnected_grad", "zero_grad", "log_gamma_sample")
 def same_elements(block: Block, node: Node) -> Array:
     """The value of the first input."""
     block.fuses(node, node.inputs[:1])

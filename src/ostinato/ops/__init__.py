@@ -11,6 +11,7 @@ from ostinato.ops import (
     linalg,
     loop,
     movement,
+    random,
     reduce,
 )
 from ostinato.ops.op import OPS, Op, Sample, register
@@ -29,6 +30,7 @@ __all__ = [
     "linalg",
     "loop",
     "movement",
+    "random",
     "reduce",
     "register",
 ]

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from llvmlite import ir
 
-from ostinato.backends.llvm import library_calls, parts, vector_math
+from ostinato.backends.llvm import library_calls, parts, philox, vector_math
 from ostinato.backends.llvm.scalar import (
     I8,
     I32,
@@ -79,6 +79,8 @@ def knows(name: str, operands: Sequence[str], result: str) -> bool:
         return can_convert(operands[0], result)
     if name == "where":
         return True
+    if philox.is_random(name):
+        return result != "float16"
     dtype = operands[0]
     if name in RULES:
         return has_rule(name, dtype)
@@ -234,6 +236,8 @@ class Emitter:
             return b.select(*args)
         if expr.name == "advance":
             return b.gep(args[0], [args[1]], inbounds=True, source_etype=I8)
+        if philox.is_random(expr.name):
+            return philox.call(b, expr.name, expr.dtype, args, self._blocks(expr))
         if expr.name == "address":
             return b.ptrtoint(args[0], I64)
         dtype = expr.args[0].dtype
@@ -248,6 +252,12 @@ class Emitter:
         if expr.name in vector_math.SUPPORTED and is_float(dtype):
             return vector_math.call(b, expr.name, *args)
         raise UnsupportedError(f"{expr.name} on {dtype} has no native form")
+
+    def _blocks(self, expr: Op) -> dict[Any, Any]:
+        """The blocks of Philox that are known where an operation is written: in the scope of its operands."""
+        depth = max(self._value(a)[1] for a in expr.args)
+        own: dict[Any, Any] = self.scopes[depth].values.setdefault("blocks", {})
+        return own
 
     def _waits(self, expr: Op) -> bool:
         """Whether a sum is better not fused with the product in it.

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from llvmlite import ir
 
-from ostinato.backends.llvm import vector_math
+from ostinato.backends.llvm import philox, vector_math
 from ostinato.backends.llvm.scalar import I64, RULES, item_size, llvm_type, memory_type, splat
 from ostinato.lower.expressions import parts_of
 from ostinato.lower.loopnest import Carried, Const, Expr, For, Let, Load, Op, Stmt, Store, Var
@@ -145,8 +145,12 @@ class _Check:
     def __init__(self, loop: For, dtype: str) -> None:
         self.dtype, self.slopes = dtype, _Slopes(loop)
         self.seen: dict[Expr, bool] = {}
+        self.lets: dict[Expr, bool] = {}  # int64 variables of the body, and whether they can be had in lanes
 
     def statement(self, stmt: Stmt) -> bool:
+        if isinstance(stmt, Let) and stmt.value.dtype == "int64":
+            self.lets[stmt.var] = self.integers(stmt.value)
+            return self.lets[stmt.var]
         if isinstance(stmt, Let):
             return self.vector(stmt.value)
         if isinstance(stmt, Store):
@@ -164,6 +168,14 @@ class _Check:
             and all(v.dtype == self.dtype and (self.vector(v) or isinstance(v, Const)) for v in values)
         )
 
+    def integers(self, expr: Expr) -> bool:
+        """Whether int64 operands of random numbers can be had in lanes: as they count up, or from memory."""
+        if self.slopes.of(expr) is not None:
+            return True
+        if isinstance(expr, Var):
+            return expr in self.slopes.inner and expr.dtype == "int64" and self.lets.get(expr, False)
+        return isinstance(expr, Load) and self.slopes.of(expr.pointer) == 0 and self.slopes.of(expr.offset) == 1
+
     def vector(self, expr: Expr) -> bool:
         if expr not in self.seen:
             self.seen[expr] = self._vector(expr)
@@ -178,6 +190,8 @@ class _Check:
             return False
         if isinstance(expr, Load):
             return self.slopes.of(expr.pointer) == 0 and self.slopes.of(expr.offset) in (1, -1)
+        if philox.is_random(expr.name):
+            return expr.dtype == self.dtype and all(map(self.integers, expr.args))
         if expr.name not in RULES and expr.name not in vector_math.SUPPORTED and expr.name not in _ANY_DTYPE:
             return False
         if expr.name == "cast" and expr.args[0].dtype != "bool":
@@ -192,6 +206,7 @@ class VectorBody:
         self.emitter, self.loop, self.width = emitter, loop, width
         self.slopes = _Slopes(loop)
         self.values: dict[Expr, Any] = {}
+        self.blocks: dict[Any, Any] = {}  # see `philox.call`
 
     def emit(self) -> None:
         self._statements(self.loop.body)
@@ -199,7 +214,8 @@ class VectorBody:
     def _statements(self, body: list[Stmt]) -> None:
         for stmt in body:
             if isinstance(stmt, Let):
-                self.values[stmt.var] = self.value(stmt.value)
+                whole = stmt.value.dtype == "int64"
+                self.values[stmt.var] = self.integers(stmt.value) if whole else self.value(stmt.value)
             elif isinstance(stmt, Store):
                 self._store(stmt)
             elif isinstance(stmt, For):
@@ -209,16 +225,29 @@ class VectorBody:
         inits = [self.value(c.init) for c in loop.carried]
         frame = self.emitter.open(I64(0), self.emitter.value(loop.stop), 1, inits)
         self.emitter.define(loop.var, frame.t)
-        outside = dict(self.values)
+        outside, blocks = dict(self.values), dict(self.blocks)
         self.values.update(zip([c.var for c in loop.carried], frame.phis, strict=True))
         self._statements(loop.body)
         nexts = [self.value(c.next) for c in loop.carried if c.next is not None]
         finals, _ = self.emitter.close(frame, nexts)
         self.values = outside | dict(zip([c.result for c in loop.carried], finals, strict=True))
+        self.blocks = blocks
 
     def value(self, expr: Expr) -> Any:
         if expr not in self.values:
             self.values[expr] = self._value(expr)
+        return self.values[expr]
+
+    def integers(self, expr: Expr) -> Any:
+        """An int64 operand of random numbers in all lanes."""
+        if expr not in self.values:
+            slope = self.slopes.of(expr)
+            if slope is None:
+                self.values[expr] = self._load(expr) if isinstance(expr, Load) else self.value(expr)
+            else:
+                first = splat(self.emitter.builder, self.emitter.value(expr), self.width)
+                steps = ir.Constant(first.type, [slope * k for k in range(self.width)])
+                self.values[expr] = self.emitter.builder.add(first, steps) if slope else first
         return self.values[expr]
 
     def _value(self, expr: Expr) -> Any:
@@ -227,6 +256,9 @@ class VectorBody:
         if isinstance(expr, Load):
             return self._load(expr)
         assert not isinstance(expr, (Const, Var))
+        if philox.is_random(expr.name):
+            args = [self.integers(a) for a in expr.args]
+            return philox.call(self.emitter.builder, expr.name, expr.dtype, args, self.blocks)
         args = [self.value(a) for a in expr.args]
         if expr.name == "where":
             return self.emitter.builder.select(*args)
