@@ -99,12 +99,19 @@ class Closed(NamedTuple):
     updated: list[SharedVariable]
 
 
-def closed(inputs: Any, outputs: Any, updates: Any, givens: Any, on_unused_input: str) -> tuple[Closed, Any]:
+def closed(
+    inputs: Any, outputs: Any, updates: Any, givens: Any, no_default_updates: Any, on_unused_input: str
+) -> tuple[Closed, Any]:
     """The computation that the arguments of `function` describe, and the form in which it returns its outputs."""
     specs = _read_inputs(inputs)
     results, keys = _read_outputs(outputs)
     updated, new_values = _read_updates(updates)
-    replaced = substitute([*results, *new_values], _read_givens(givens))
+    mapping = _read_givens(givens)
+    replaced = substitute([*results, *new_values], mapping)
+    without = _read_no_default_updates(no_default_updates)
+    for variable, value in _default_updates(replaced, {*updated, *without}, mapping) if without is not True else ():
+        updated.append(variable)
+        replaced.append(value)
     return _close(specs, replaced, updated, on_unused_input), keys
 
 
@@ -191,6 +198,30 @@ def _read_givens(givens: Any) -> dict[Node, Any]:
             raise OstinatoValueError(f"givens: {describe(variable)} has two replacements")
         mapping[variable] = fit(value, variable.type, f"the replacement of {describe(variable)} in givens")
     return mapping
+
+
+def _read_no_default_updates(given: Any) -> Any:
+    """True, or the shared variables that are not updated by themselves."""
+    if isinstance(given, bool):
+        return given or ()
+    variables = list(given) if isinstance(given, Iterable) and not isinstance(given, (str, Node)) else [given]
+    wrong = [v for v in variables if not isinstance(v, SharedVariable)]
+    if wrong:
+        raise OstinatoTypeError(
+            f"no_default_updates is True, False or a list of shared variables; it has {wrong[0]!r:.60}"
+        )
+    return variables
+
+
+def _default_updates(results: list[Any], taken: Any, givens: dict[Node, Any]) -> list[tuple[SharedVariable, Any]]:
+    """The updates that variables bring with them on which results, or updates found on the way, depend."""
+    found: dict[Any, Any] = {}
+    fresh = results
+    while fresh:
+        variables = [n for n in leaves(fresh) if n.op is SHARED and n not in taken and n not in found]
+        new = {v: v.default_update for v in variables if v.default_update is not None}  # type: ignore[attr-defined]
+        found.update(zip(new, fresh := substitute(new.values(), givens), strict=True))
+    return list(found.items())
 
 
 def _close(specs: list[In], results: list[Any], updated: list[SharedVariable], on_unused: str) -> Closed:

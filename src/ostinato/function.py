@@ -266,7 +266,7 @@ def function(
     mode: Any = None,
     updates: Any = None,
     givens: Any = None,
-    no_default_updates: bool = False,
+    no_default_updates: Any = False,
     accept_inplace: bool = False,
     name: str | None = None,
     rebuild_strict: bool = True,
@@ -302,7 +302,10 @@ def function(
         lists of them) are, to floats; with False nothing is.
     on_unused_input : {"raise", "warn", "ignore"}
         What to do about an input that nothing needs.
-    no_default_updates, accept_inplace, rebuild_strict, profile
+    no_default_updates : bool or list of shared variables
+        Which variables do not get the update that they bring with them (`default_update`): all with True. The
+        draws of random streams do; without these updates every call draws the same numbers.
+    accept_inplace, rebuild_strict, profile
         Accepted for Theano's sake.
 
     Returns
@@ -320,7 +323,7 @@ def function(
     DeviceError
         If a GPU is asked for and cannot be used; the message says what is missing.
     """
-    found, keys = closed(inputs, outputs, updates, givens, on_unused_input or "raise")
+    found, keys = closed(inputs, outputs, updates, givens, no_default_updates, on_unused_input or "raise")
     choice = choose(device, mode, found.graph)
     return _kind_of_function(choice)(found, keys, choice, name, allow_input_downcast)
 

@@ -31,6 +31,7 @@ from ostinato.ops.leaf import CONSTANT, describe, new_input
 from ostinato.ops.loop import Body, LoopInputs, LoopResults, build_loop
 from ostinato.scan_arguments import ReadSequence, State, listed, read_sequence, read_state, read_trip_count
 from ostinato.shared import SharedVariable
+from ostinato.tracing import Step, enclosing, tracing
 from ostinato.types import TensorType, is_lossless, promote
 from ostinato.values import as_variable
 
@@ -134,6 +135,7 @@ class _Trace:
     ----------
     t : the number of the step.
     slices : what the step reads of the sequences.
+    made : the step as draws of random streams know it, and the states of those that it makes.
     states, carries : the outputs that are fed back, and the variables for what is passed on.
     step : what the last call returned.
     """
@@ -150,6 +152,7 @@ class _Trace:
         self._fn, self._infos, self._rest = fn, infos, rest
         self._label = _step_label(fn)
         self.t = new_input(TensorType("int64", ()), "t")
+        self.made = Step(self.t)
         self.slices = [x for s in sequences for x in s.slices()]
         narrow = [s.narrowed() for s in infos if s is not None]
         try:
@@ -167,8 +170,11 @@ class _Trace:
     def _settle(self, states: list[State]) -> None:
         """Call the step, widening its states, until each returns the dtype in which it starts."""
         while True:  # each turn but the last widens a state, and there are few dtypes
+            self.made.states.clear()
             self.states, self.carries = states, [s.carries() for s in states]
-            self.step = _read_step(self._call(), self._label)
+            with tracing(self.made):
+                returned_by_user = self._call()
+            self.step = _read_step(returned_by_user, self._label)
             returned = self._fed_back()
             dtypes = [promote(s.init.type.dtype, v.type.dtype) for s, v in zip(states, returned, strict=True)]
             self._check(dtypes, returned)
@@ -301,7 +307,10 @@ def _build(
     updated = [v for v, _ in trace.step.updates]
     changed = loop.finals[len(inits) - len(updated) :]
     # Only who asks for last values must have some: an output that is not fed back has none after no steps.
-    return _Built(loop.outputs, lambda: _finals(trace, infos, loop), dict(zip(updated, changed, strict=True)))
+    updates = dict(zip(updated, changed, strict=True))
+    if not enclosing():  # in a step of another loop they would be counted there too
+        updates |= {s: s.default_update for s in trace.made.states if s not in updates}
+    return _Built(loop.outputs, lambda: _finals(trace, infos, loop), updates)
 
 
 def _read_truncate(truncate_gradient: Any) -> int | None:
@@ -315,6 +324,7 @@ def _read_truncate(truncate_gradient: Any) -> int | None:
 def _check_strict(trace: _Trace, rest: list[Any]) -> None:
     step = trace.step
     known = {trace.t, *trace.slices, *chain.from_iterable(trace.carries), *rest, *[v for v, _ in step.updates]}
+    known |= {*trace.made.states, *[s.t for s in enclosing()]}
     roots = [*step.outputs, *[v for _, v in step.updates], *([] if step.condition is None else [step.condition])]
     missed = [n for n in topological(roots, stop=known) if not n.inputs and n.op is not CONSTANT and n not in known]
     if missed:

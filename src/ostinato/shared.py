@@ -18,7 +18,7 @@ from ostinato.graph import VARIABLE_CLASSES, Node, make
 from ostinato.ops.leaf import SHARED, new_uid
 from ostinato.tensor.variable import TensorVariable
 from ostinato.types import TensorType
-from ostinato.values import as_array, convert
+from ostinato.values import as_array, convert, fit
 
 # Held while a call reads the shared variables and while it changes them, so that none sees half of an update.
 SHARED_VALUES = threading.Lock()
@@ -27,12 +27,28 @@ SHARED_VALUES = threading.Lock()
 class SharedVariable(TensorVariable):
     """A variable that holds a value; made by `shared`."""
 
-    __slots__ = ("_allow_downcast", "_copy", "_lent", "_strict", "_value")
+    __slots__ = ("_allow_downcast", "_copy", "_default_update", "_lent", "_strict", "_value")
     _value: Any  # an array of NumPy, or a tensor on the device of the function that updated it
     _copy: tuple[Any, Any] | None  # a value and its copy on the other side; void once the variable has another value
     _lent: weakref.ref[Any] | None  # the array that is known outside, and may be written to there
     _allow_downcast: bool | None
     _strict: bool
+    _default_update: Any
+
+    @property
+    def default_update(self) -> Any:
+        """What the variable becomes after each call of a function that depends on it; None for what it was.
+
+        Functions make this update unless they are given another one, or `no_default_updates`. It is made once per
+        call, whatever loops read the variable.
+        """
+        return self._default_update
+
+    @default_update.setter
+    def default_update(self, value: Any) -> None:
+        self._default_update = (
+            None if value is None else fit(value, self.type, f"the default update of {_label(self.name)}")
+        )
 
     def get_value(self, borrow: bool = False, return_internal_type: bool = False) -> np.ndarray[Any, Any]:
         """The value: a copy, or with `borrow` the array itself.
@@ -156,5 +172,5 @@ def shared(
     node: SharedVariable = make(SHARED, (), (new_uid(), type_))
     node.name = name
     node._hold(array if borrow else np.array(array), borrow)
-    node._allow_downcast, node._strict = allow_downcast, strict
+    node._allow_downcast, node._strict, node._default_update = allow_downcast, strict, None
     return node

@@ -13,6 +13,7 @@ from ostinato.ops import (
     movement,
     random,
     reduce,
+    sorting,
 )
 from ostinato.ops.op import OPS, Op, Sample, register
 
@@ -33,4 +34,5 @@ __all__ = [
     "random",
     "reduce",
     "register",
+    "sorting",
 ]

@@ -21,6 +21,7 @@ from ostinato.ops.movement import *
 from ostinato.ops.reduce import *
 from ostinato.ops.sizes import broadcast_to as broadcast_to
 from ostinato.ops.sizes import shape_vector
+from ostinato.ops.sorting import *
 from ostinato.tensor import linalg as linalg
 from ostinato.tensor import nlinalg as nlinalg
 from ostinato.tensor import nnet as nnet
