@@ -17,12 +17,14 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from ostinato.graph import make
 from ostinato.ops import elementwise as e
 from ostinato.ops import random as r
 from ostinato.ops.control import disconnected_grad
 from ostinato.ops.creation import arange
-from ostinato.ops.leaf import constant, new_input
+from ostinato.ops.leaf import constant, constant_value, new_input
 from ostinato.ops.loop import Body, LoopInputs, build_loop
 from ostinato.ops.movement import dimshuffle
 from ostinato.ops.reduce import all as all_of
@@ -286,8 +288,25 @@ def _stirling(k: Any) -> Any:
     n, few = k + 1, e.minimum(k, 10)
     v = 1 / (n * n)
     series = (1 / 12 - (1 / 360 - v / 1260) * v) / n
-    exact = e.gammaln(few + 1) - (few + 0.5) * e.log(few + 1) + (few + 1) - 0.5 * math.log(2 * math.pi)
+    # Few are the eighth number before one for which the series is exact.
+    later = few + 9
+    w = 1 / (later * later)
+    passed: Any = few + 1
+    for j in range(2, 9):
+        passed = passed * (few + j)
+    exact = (1 / 12 - (1 / 360 - (1 / 1260 - w / 1680) * w) * w) / later - e.log(passed)
+    exact = exact + (later - 0.5) * e.log(later) - (few + 0.5) * e.log(few + 1) - 8
     return e.where(e.lt(k, 10), exact, series)
+
+
+def _always(test: Callable[..., Any], *nodes: Any) -> bool:
+    """Whether a condition on arrays is known to hold: they are constants, broadcast to whatever shape."""
+    values = []
+    for node in nodes:
+        while node.op.name in ("broadcast_to", "disconnected_grad", "cast"):
+            node = node.inputs[0]
+        values.append(constant_value(node))
+    return all(v is not None for v in values) and bool(np.all(test(*values)))
 
 
 def poisson(source: Source, mean: Any) -> Any:
@@ -297,11 +316,15 @@ def poisson(source: Source, mean: Any) -> Any:
     """
     mean = disconnected_grad(mean)
     valid, small = e.and_(e.ge(mean, 0), e.lt(mean, math.inf)), e.lt(mean, 10)
-    u = source.inner(0).uniform(sizes(mean), "float64")
-    low = _by_inversion(u, e.exp(-mean), lambda k, p: p * mean / (k + 1), mean, e.and_(valid, small))
-    large = e.and_(valid, e.logical_not(small))
-    high = _poisson_of_large_mean(source.inner(1), e.where(large, mean, 10), e.logical_not(large))
-    return e.where(valid, e.where(small, low, high), math.nan)
+    low: Any = 0
+    if not _always(lambda m: m >= 10, mean):
+        u = source.inner(0).uniform(sizes(mean), "float64")
+        low = _by_inversion(u, e.exp(-mean), lambda k, p: p * mean / (k + 1), mean, e.and_(valid, small))
+    if not _always(lambda m: m < 10, mean):
+        large = e.and_(valid, e.logical_not(small))
+        high = _poisson_of_large_mean(source.inner(1), e.where(large, mean, 10), e.logical_not(large))
+        low = e.where(small, low, high)
+    return e.where(valid, low, math.nan)
 
 
 def _poisson_of_large_mean(source: Source, mean: Any, done: Any) -> Any:
@@ -332,14 +355,16 @@ def binomial(source: Source, n: Any, p: Any) -> Any:
     q = e.minimum(p, 1 - p)
     small = e.lt(n * q, 10)
     odds = q / (1 - q)
-    u = source.inner(0).uniform(sizes(n), "float64")
-    first = e.exp(n * e.log1p(-q))
-    low = _by_inversion(u, first, lambda k, c: c * odds * (n - k) / (k + 1), n * q, e.and_(valid, small))
-    large = e.and_(valid, e.logical_not(small))
-    high = _binomial_of_large_mean(
-        source.inner(1), e.where(large, n, 40), e.where(large, q, 0.5), e.logical_not(large)
-    )
-    count = e.where(small, low, high)
+    count: Any = 0
+    if not _always(lambda n, p: n * np.minimum(p, 1 - p) >= 10, n, p):
+        u, first = source.inner(0).uniform(sizes(n), "float64"), e.exp(n * e.log1p(-q))
+        wanted = e.and_(valid, small)
+        count = _by_inversion(u, first, lambda k, c: c * odds * (n - k) / (k + 1), n * q, wanted)
+    if not _always(lambda n, p: n * np.minimum(p, 1 - p) < 10, n, p):
+        large = e.and_(valid, e.logical_not(small))
+        trials, chance = e.where(large, n, 40), e.where(large, q, 0.5)
+        high = _binomial_of_large_mean(source.inner(1), trials, chance, e.logical_not(large))
+        count = e.where(small, count, high)
     return e.where(valid, e.where(e.gt(p, 0.5), n - count, count), math.nan)
 
 

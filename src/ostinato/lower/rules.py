@@ -379,8 +379,9 @@ def _arange(block: Block, node: Node) -> Array:
     if not isinstance(step, Const):
         raise UnsupportedError("arange with a step that is not known")
     span = block.op("sub", stop, start) if step.value > 0 else block.op("sub", start, stop)
-    by = abs(step.value)
-    length = block.op("floor_div", block.nest.add(span, block.int(by - 1)), block.int(by))
+    by, length = abs(step.value), span
+    if by != 1:
+        length = block.op("floor_div", block.nest.add(span, block.int(by - 1)), block.int(by))
     length = block.nest.let(block.op("maximum", length, block.int(0)), "length")
 
     def at(index: Index) -> Expr:

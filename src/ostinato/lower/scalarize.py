@@ -144,11 +144,20 @@ class Block:
 
     def _made_to_wait(self, node: Node, value: Array) -> Array:
         self._waiting[node] = value
+        known: dict[tuple[Expr, ...], Expr] = {}  # what is read often is walked once per index
 
         def at(index: Sequence[Expr]) -> Expr:
             held = self.values[node]
             assert isinstance(held, Array)
-            return (value if held.memory is None else held).at(index)
+            if held.memory is not None:
+                return held.at(index)
+            if tuple(index) in known:
+                return known[tuple(index)]
+            emitted = self.nest.emitted
+            expr = value.at(index)
+            if self.nest.emitted == emitted:  # statements would be those of the place where the cursor is
+                known[tuple(index)] = expr
+            return expr
 
         return Array(value.dtype, value.sizes, at, cost=1)
 

@@ -32,7 +32,7 @@ def vector_widths(loop: For) -> list[int]:
     """How many iterations at once, from the widest down; none if the loop does not qualify."""
     if not loop.parallel or loop.carried or loop.columns or loop.until is not None:
         return []
-    dtypes = {s.value.dtype for s in loop.body if isinstance(s, Store)} - {"bool"}
+    dtypes = {s.value.dtype for s in loop.body if isinstance(s, Store)} - {"bool"} or _compared(loop)
     if len(dtypes) != 1 or not (dtype := dtypes.pop()).startswith("float") or dtype == "float16":
         return []
     check = _Check(loop, dtype)
@@ -43,6 +43,13 @@ def vector_widths(loop: For) -> list[int]:
     sums = max([len(s.carried) for s in loop.body if isinstance(s, For)], default=0)
     wanted = [2 * lanes] if not sums else [max(8 // sums, 2) * lanes, lanes]
     return [w for w in wanted if not isinstance(loop.stop, Const) or loop.stop.value >= w]
+
+
+def _compared(loop: For) -> set[str]:
+    """The dtypes of floats from which a loop computes truth values."""
+    lets = {s.var: s.value for s in loop.body if isinstance(s, Let)}
+    parts = parts_of([s.value for s in loop.body if isinstance(s, Store)], lets)
+    return {e.dtype for e in parts if e.dtype.startswith("float")}
 
 
 def _lanes(dtype: str) -> int:
