@@ -25,9 +25,11 @@ from ostinato.function import Function, function
 from ostinato.grad import Lop, grad, vjp
 from ostinato.graph import Graph, Node
 from ostinato.jacobian import hessian, hessian_vector_product, jacobian
+from ostinato.random import RandomStreams
 from ostinato.scan import foldl, foldr, map, reduce, scan, until
 from ostinato.shared import SharedVariable, shared
 from ostinato.tensor import dot
+from ostinato.tensor import shared_randomstreams as _shared_randomstreams  # noqa: F401  (so that T has it)
 from ostinato.tensor.variable import TensorVariable
 
 # Theano's other names.
@@ -52,6 +54,7 @@ __all__ = [
     "Out",
     "Param",
     "Rop",
+    "RandomStreams",
     "ShapeError",
     "SharedVariable",
     "TensorVariable",

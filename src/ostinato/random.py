@@ -191,10 +191,8 @@ class RandomStreams:
         high = bounds.pop(0) if high is not None else None
         shape = _shape("truncated_normal", size, ndim, *[n for n in (avg, std, low, high) if n is not None])
         avg, std = _fitted("truncated_normal", shape, avg, std)
-        a, b = (
-            constant(side * 2.0) if bound is None else _standardised(_fitted("truncated_normal", shape, bound)[0], avg, std)
-            for side, bound in ((-1, low), (1, high))
-        )
+        a = constant(-2.0) if low is None else _standardised(_fitted("truncated_normal", shape, low)[0], avg, std)
+        b = constant(2.0) if high is None else _standardised(_fitted("truncated_normal", shape, high)[0], avg, std)
         valid = e.and_(e.gt(std, 0), e.le(a, b))
 
         def make(source: Source) -> Any:
@@ -268,9 +266,9 @@ class RandomStreams:
         _known("randint", "high must be above low", _where(high, low, lambda a, b: a > b))
         shape = _shape("randint", size, ndim, low, high)
         low, high = _fitted("randint", shape, low, high)
-        range_ = e.maximum(high - low, 0) if constant_value(high) is None or constant_value(low) is None else high - low
+        span = high - low if _is_known(low) and _is_known(high) else e.maximum(high - low, 0)
         dtype = _dtype("randint", dtype, (*INTEGERS, *FLOATS))
-        return self._drawn(lambda source: e.cast(low + source.below(shape, range_), dtype))
+        return self._drawn(lambda source: e.cast(low + source.below(shape, span), dtype))
 
     def random_integers(
         self, size: Any = None, low: Any = 0, high: Any = 1, ndim: int | None = None, dtype: Any = "int64"
@@ -415,11 +413,13 @@ class RandomStreams:
                 raise OstinatoTypeError(f"choice: p is a vector of probabilities, not {describe(weights)}")
             _check_pvals("choice", weights)
             weights = e.cast(weights, "float64")
-        how = _chosen if replace else _chosen_once
-        found = self._drawn(lambda source: how(source, count, weights, shape))
-        if not a.type.ndim:
-            return self._renamed(e.cast(found, _dtype("choice", dtype, (*INTEGERS, *FLOATS))), found)
-        return self._renamed(a[found], found)
+        dtype, how = _dtype("choice", dtype, (*INTEGERS, *FLOATS)), _chosen if replace else _chosen_once
+
+        def make(source: Source) -> Any:
+            found = how(source, count, weights, shape)
+            return a[found] if a.type.ndim else e.cast(found, dtype)
+
+        return self._drawn(make)
 
     def permutation(self, size: Any = None, n: Any = 1, ndim: int | None = None, dtype: Any = "int64") -> Any:
         """0, …, n - 1 in random order, along a last dimension.
@@ -442,10 +442,6 @@ class RandomStreams:
             raise OstinatoTypeError(f"shuffle_row_elements expects rows, got {describe(x)}")
         last = x.type.ndim - 1
         return self._drawn(lambda source: along_axis(x, argsort(source.bits(sizes(x)), axis=-1), last))
-
-    def _renamed(self, node: Any, draw: Any) -> Any:
-        node.tag.rng = draw.tag.rng
-        return node
 
     def __repr__(self) -> str:
         return f"<RandomStreams with seed {self._seed} and {len(self._states)} draw(s)>"
@@ -530,8 +526,9 @@ def _shape(name: str, size: Any, ndim: int | None, *parameters: Any, skip: int =
     if size is None:
         found = list(broadcast_sizes(parameters))
         found = found[: len(found) - skip]
-    elif isinstance(size, Node) and size.type.ndim == 1 and size.type.shape[0] is None and ndim is not None:
-        found = read_sizes([size[i] for i in range(ndim)], f"the size of {name}")
+    elif ndim is not None and isinstance(size, Node) and size.type.ndim == 1 and size.type.shape[0] is None:
+        vector: Any = size
+        found = read_sizes([vector[i] for i in range(ndim)], f"the size of {name}")
     else:
         found = read_sizes(size, f"the size of {name}")
     if ndim is not None and ndim != len(found):
@@ -556,6 +553,10 @@ def _fitted(name: str, shape: list[Size], *parameters: Any) -> list[Any]:
         except ShapeError as error:
             raise ShapeError(f"{name}: a parameter does not fit the size: {error}") from None
     return fitted
+
+
+def _is_known(node: Any) -> bool:
+    return constant_value(node) is not None
 
 
 def _is(node: Any, value: float) -> bool:

@@ -58,6 +58,14 @@ class TensorVariable(Node):
         """The node itself if an op made it, None for an input, a constant or a shared variable."""
         return self if self.inputs else None
 
+    @property
+    def rng(self) -> Any:
+        """The state of a draw of a random stream: a shared variable of (seed, call site, calls so far)."""
+        try:
+            return self.tag.rng
+        except AttributeError:
+            raise AttributeError(f"{self!r} is no draw of a random stream, and has no state") from None
+
     def __repr__(self) -> str:
         from ostinato.printing import short
 

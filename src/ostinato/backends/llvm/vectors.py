@@ -47,7 +47,7 @@ def vector_widths(loop: For) -> list[int]:
 
 def _compared(loop: For) -> set[str]:
     """The dtypes of floats from which a loop computes truth values."""
-    lets = {s.var: s.value for s in loop.body if isinstance(s, Let)}
+    lets: dict[Expr, Expr] = {s.var: s.value for s in loop.body if isinstance(s, Let)}
     parts = parts_of([s.value for s in loop.body if isinstance(s, Store)], lets)
     return {e.dtype for e in parts if e.dtype.startswith("float")}
 

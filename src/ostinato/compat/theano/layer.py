@@ -26,10 +26,13 @@ MODULES: dict[str, str] = {
     "theano": "ostinato",
     "theano.gradient": "ostinato.gradient",
     "theano.printing": "ostinato.printing",
+    "theano.sandbox": "ostinato.compat.theano.sandbox",
+    "theano.sandbox.rng_mrg": "ostinato.compat.theano.rng_mrg",
     "theano.scan_module": "ostinato.scan_module",
     "theano.tensor": "ostinato.tensor",
     "theano.tensor.nlinalg": "ostinato.tensor.nlinalg",
     "theano.tensor.nnet": "ostinato.tensor.nnet",
+    "theano.tensor.shared_randomstreams": "ostinato.tensor.shared_randomstreams",
     "theano.tensor.slinalg": "ostinato.tensor.slinalg",
     "theano.version": "ostinato.compat.theano.version",
 }

@@ -1,0 +1,1 @@
+"""`theano.sandbox`: of it there is `rng_mrg` only."""
