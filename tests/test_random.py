@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import mpmath
@@ -33,8 +34,14 @@ MODES = ("native", "reference")
 Draw = Callable[[RandomStreams], Any]
 
 
-def drawn(draw: Draw, seed: int = 7, mode: str = "native") -> np.ndarray[Any, Any]:
+def drawn(draw: Draw, seed: Any = 7, mode: str = "native") -> np.ndarray[Any, Any]:
     return function([], draw(RandomStreams(seed)), mode=mode)()
+
+
+@cache
+def sample(name: str, mode: str = "native") -> np.ndarray[Any, Any]:
+    """A sample of a distribution of the tables below."""
+    return drawn(ARRAYS.get(name) or {**CONTINUOUS, **DISCRETE}[name][0], mode=mode)
 
 
 # ---- Philox ---------------------------------------------------------------------------------------
@@ -155,8 +162,7 @@ CONTINUOUS: dict[str, tuple[Draw, Any]] = {
 @pytest.mark.parametrize("name", [n for n, (_, d) in CONTINUOUS.items() if d is not None])
 def test_continuous_distribution(name: str) -> None:
     """Kolmogorov's and Smirnov's test, and mean and variance within 4 standard errors."""
-    draw, expected = CONTINUOUS[name]
-    x = drawn(draw).ravel().astype("float64")
+    x, expected = sample(name).ravel().astype("float64"), CONTINUOUS[name][1]
     assert st.kstest(x, expected.cdf).pvalue > 0.001
     mean, variance, kurtosis = map(float, expected.stats(moments="mvk"))
     assert abs(x.mean() - mean) < 4 * np.sqrt(variance / N)
@@ -194,8 +200,7 @@ DISCRETE: dict[str, tuple[Draw, Any]] = {
 @pytest.mark.parametrize("name", list(DISCRETE))
 def test_discrete_distribution(name: str) -> None:
     """A chi-squared test over the values that are not rare, and mean and variance within 4 standard errors."""
-    draw, expected = DISCRETE[name]
-    x = drawn(draw)
+    x, expected = sample(name), DISCRETE[name][1]
     assert x.dtype == "int64"
     mean, variance, kurtosis = map(float, expected.stats(moments="mvk"))
     assert abs(x.mean() - mean) < 4 * np.sqrt(variance / N)
@@ -226,8 +231,7 @@ ARRAYS: dict[str, Draw] = {
 @pytest.mark.parametrize("name", [*CONTINUOUS, *DISCRETE, *ARRAYS])
 def test_the_native_backend_draws_what_the_reference_draws(name: str) -> None:
     """The same integers, and floats up to the rounding of logarithms and cosines."""
-    draw = ARRAYS.get(name) or {**CONTINUOUS, **DISCRETE}[name][0]
-    found, wanted = (drawn(draw, 11, mode) for mode in MODES)
+    found, wanted = (sample(name, mode) for mode in MODES)
     assert (found.dtype, found.shape) == (wanted.dtype, wanted.shape)
     exact = wanted.dtype.kind == "i" or name.startswith("uniform")
     tolerance = 0 if exact else 3e-6 if wanted.dtype == "float32" else 1e-13
