@@ -730,6 +730,14 @@ def test_derivatives_of_gamma_draws_are_those_of_the_inverse() -> None:
     np.testing.assert_allclose(seconds[1:], ((curve[0] - 2 * curve[1] + curve[2]) / h**2)[1:], rtol=2e-3, atol=1e-5)
 
 
+def test_forward_mode_gives_the_same_derivatives() -> None:
+    a, u = T.dvector(), T.dvector()
+    draws = RandomStreams(1)
+    for x in (draws.gamma(None, a), draws.normal(None, a, a), draws.truncated_normal(None, a, 1.0, 0.0, 5.0)):
+        pushed, pulled = ostinato.jvp(x, a, u), T.grad((x * u).sum(), a)
+        np.testing.assert_allclose(*function([a, u], [pushed, pulled])([0.3, 1.0, 4.0], [1.0, 2.0, -1.0]), rtol=1e-12)
+
+
 def test_the_mean_of_derivatives_is_the_derivative_of_the_mean() -> None:
     n = 4000
     a, b = T.dscalar(), T.dscalar()

@@ -10,7 +10,7 @@ J. K. Salmon, M. A. Moraes, R. O. Dror, D. E. Shaw, "Parallel random numbers: as
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -168,12 +168,19 @@ def _implicit_vjp(g: Any, out: Any, x: Any, parameter: Any) -> tuple[Any, Any]:
     return None, g * log_gamma_slope(parameter, out)
 
 
+def _implicit_jvp(tangents: Sequence[Any], out: Any, x: Any, parameter: Any) -> Any:
+    from ostinato.distributions import log_gamma_slope
+
+    return None if tangents[1] is None else tangents[1] * log_gamma_slope(parameter, out)
+
+
 LOG_GAMMA: Op = register(
     Op(
         "log_gamma_sample",
         infer=lambda x, parameter: x.type,
         numpy=lambda x, parameter: x,
         vjp=_implicit_vjp,
+        jvp=_implicit_jvp,
         sizes=lambda x, parameter: broadcast_sizes((x,)),
         samples=(
             Sample(

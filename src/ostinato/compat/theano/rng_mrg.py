@@ -63,7 +63,7 @@ class MRG_RandomStreams(RandomStreams):  # noqa: N801  (Theano's name)
         """Normal numbers within two standard deviations; see `RandomStreams.truncated_normal`."""
         return super().truncated_normal(size, avg, std, ndim=ndim, dtype=dtype)
 
-    def binomial(
+    def binomial(  # type: ignore[override]
         self,
         size: Any = None,
         n: Any = 1,
