@@ -12,6 +12,7 @@ import ostinato
 import ostinato.tensor as T
 from numeric import central
 from ostinato.errors import DisconnectedInputError, OstinatoTypeError, OstinatoValueError
+from ostinato.grad import connected
 from ostinato.gradient import disconnected_grad, zero_grad
 from ostinato.ops import OPS
 
@@ -117,6 +118,22 @@ def test_a_cost_that_uses_only_the_shape_is_disconnected() -> None:
     x = T.dvector("x")
     with pytest.raises(DisconnectedInputError):
         T.grad(T.cast(x.shape[0], "float64"), x)
+
+
+def test_what_a_loop_passes_from_step_to_step_connects_and_nothing_else_does() -> None:
+    """Each output depends on what reaches it, some steps later perhaps, and not on the rest of the loop."""
+    x, y, w, c0 = T.dvector("x"), T.dvector("y"), T.dscalar("w"), T.dscalar("c0")
+    (a, b, c), _ = ostinato.scan(
+        lambda u, v, a, b, c: [b * u, c * 0.5, T.cos(c) * w],
+        sequences=[x, y],
+        outputs_info=[T.constant(1.0, dtype="float64"), T.constant(1.0, dtype="float64"), c0],
+    )
+    assert connected([a], [x, y, w, c0]) == [True, False, True, True]
+    assert connected([b], [x, y, w, c0]) == [False, False, True, True]
+    with pytest.raises(DisconnectedInputError, match="does not depend on 'x'"):
+        T.grad(c.sum(), x)
+    inner, _ = ostinato.map(lambda u: ostinato.scan(lambda h: h * u, outputs_info=w, n_steps=2)[0][-1], sequences=x)
+    assert connected([inner], [x, w, y]) == [True, True, False]
 
 
 def test_through_integers_and_rounding_the_derivative_is_zero() -> None:

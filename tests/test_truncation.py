@@ -1,8 +1,8 @@
 """`truncate_gradient`: derivatives of any order and mode see the last k steps and nothing before.
 
-The reference is a plain loop that reads its arguments twice: early steps read one copy, the last k steps another,
-and what early steps computed is a number to the late ones. Derivatives with respect to the second copy, by complex steps
-(and differences of these), are what truncation means.
+The reference is a plain loop that reads its arguments twice: early steps read one copy, the last k steps
+another, and what early steps computed is a number to the late ones. Derivatives with respect to the second copy,
+by complex steps (and differences of these), are what truncation means.
 """
 
 from __future__ import annotations

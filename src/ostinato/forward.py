@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from ostinato.errors import DisconnectedInputError, NoGradientError, OstinatoTypeError, OstinatoValueError
+from ostinato.errors import DisconnectedInputError, OstinatoTypeError, OstinatoValueError
 from ostinato.graph import Node, dependents, make, redirect, substitute, topological
 from ostinato.ops.creation import zeros_like
 from ostinato.ops.elementwise import cast
@@ -74,7 +74,9 @@ def push_forward(node: Node, given: Sequence[Any]) -> Any:
         return node.op.jvp(given, node, *node.inputs, **params_of(node))
     if node.op.vjp is not None:
         return transposed(node, given)
-    raise NoGradientError(f"there is no derivative of {node.op.name}, which makes {describe(node)}")
+    from ostinato.grad import no_gradient
+
+    raise no_gradient(node)
 
 
 def transposed(node: Node, given: Sequence[Any]) -> Any:

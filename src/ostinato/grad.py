@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from ostinato.errors import DisconnectedInputError, NoGradientError, OstinatoTypeError, OstinatoValueError
@@ -15,7 +16,7 @@ from ostinato.graph import Node, dependents, redirect, topological
 from ostinato.ops.creation import ones_like, zeros_like
 from ostinato.ops.elementwise import cast
 from ostinato.ops.leaf import as_tensor, describe
-from ostinato.ops.loop import ITEM
+from ostinato.ops.loop import ITEM, LOOP, LoopSpec, body_of
 from ostinato.ops.op import params_of
 from ostinato.types import TupleType
 
@@ -80,9 +81,17 @@ def _differentiable(node: Node) -> bool:
 
 def _rule(node: Node, g: Any) -> Sequence[Any]:
     if node.op.vjp is None:
-        raise NoGradientError(f"there is no derivative of {node.op.name}, which makes {describe(node)}")
+        raise no_gradient(node)
     result: Sequence[Any] = node.op.vjp(g, node, *node.inputs, **params_of(node))
     return result
+
+
+def no_gradient(node: Node) -> NoGradientError:
+    """The error where a derivative arrives at an op without a rule."""
+    return NoGradientError(
+        f"there is no derivative of {node.op.name}, which makes {describe(node)}; "
+        "hold what it makes constant by consider_constant=[...] or disconnected_grad(...)"
+    )
 
 
 def connected(roots: Sequence[Node], wrt: Sequence[Node], constants: Sequence[Node] = ()) -> list[bool]:
@@ -94,8 +103,37 @@ def connected(roots: Sequence[Node], wrt: Sequence[Node], constants: Sequence[No
         if node not in found:
             found.add(node)
             if node.op.connected and node not in constants:
-                stack.extend(node.inputs)
+                stack.extend(_inputs_that_count(node))
     return [w in found for w in wrt]
+
+
+def _inputs_that_count(node: Node) -> Sequence[Node]:
+    """The inputs that a node's value depends on; of one result of a loop, those that reach it by way of the steps."""
+    if node.op is not ITEM or node.inputs[0].op is not LOOP:
+        return node.inputs
+    loop = node.inputs[0]
+    return [loop.inputs[i] for i in sorted(_reaching(loop.params[0])[node.params[0]])]
+
+
+@lru_cache(maxsize=256)
+def _reaching(spec: LoopSpec) -> list[set[int]]:
+    """For each result of a loop the places of the inputs that it depends on."""
+    body, params = body_of(spec), spec.body.params
+    first = 1 + spec.n_sequences
+
+    def reads(root: Node) -> set[int]:
+        return {i for i, ok in enumerate(connected([root], params)) if ok}
+
+    steps = [reads(n) for n in body.next_carries]
+
+    def closed(found: set[int]) -> set[int]:
+        """With what the carries among them depend on, some steps before."""
+        while not (more := set().union(*[steps[i - first] for i in found if first <= i < first + len(steps)])) <= found:
+            found = found | more
+        return found
+
+    finals = [closed({first + i}) for i in range(spec.n_carries)]
+    return [*finals, *[closed(reads(y)) for y in body.outputs], set(range(len(params)))]
 
 
 def grad(

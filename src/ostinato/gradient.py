@@ -11,7 +11,7 @@ from ostinato.errors import DisconnectedInputError, GradientMismatchError
 from ostinato.forward import Rop, jvp
 from ostinato.grad import Lop, grad, vjp
 from ostinato.jacobian import hessian, hessian_vector_product, jacobian
-from ostinato.ops.control import disconnected_grad, zero_grad
+from ostinato.ops.control import disconnected_grad, grad_clip, grad_scale, zero_grad
 
 consider_constant = disconnected_grad
 GradientError = GradientMismatchError
@@ -74,6 +74,8 @@ __all__ = [
     "consider_constant",
     "disconnected_grad",
     "grad",
+    "grad_clip",
+    "grad_scale",
     "hessian",
     "hessian_vector_product",
     "jacobian",

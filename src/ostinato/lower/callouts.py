@@ -15,12 +15,13 @@ from ostinato.lower.arrays import Array, Memory, contiguous_strides, in_memory, 
 from ostinato.lower.loopnest import Expr, Nest, Var
 from ostinato.lower.rules import ELEMENTWISE
 from ostinato.lower.scalarize import RULES, Block, UnsupportedError, Value
+from ostinato.ops.control import IDENTITIES
 from ostinato.ops.loop import LOOP
 from ostinato.types import TensorType, TupleType
 
 # Rules of these only move elements, of whatever dtype, or leave all else to what stands in a body.
 _MOVES = {
-    "item", "loop", "dimshuffle", "subtensor", "broadcast_to", "disconnected_grad", "zero_grad", "check_rows",
+    "item", "loop", "dimshuffle", "subtensor", "broadcast_to", "check_rows", *IDENTITIES,
     "reshape", "specify_shape", "concatenate", "set_subtensor", "gather", "scatter_set",
 }  # fmt: skip
 

@@ -25,6 +25,7 @@ from ostinato.lower.arrays import Array, copied, copy_all, in_registers, is_tiny
 from ostinato.lower.loopnest import Expr
 from ostinato.lower.scalarize import Block
 from ostinato.lower.writes import is_zero, prepared_write
+from ostinato.ops.control import IDENTITIES
 from ostinato.ops.leaf import constant_value
 from ostinato.ops.loop import ITEM, LOOP, LoopSpec, body_of, split
 from ostinato.ops.sizes import BROADCAST, SIZE
@@ -154,7 +155,7 @@ def _is_same(node: Node, is_zero: IsZero) -> bool:
     if node.op.name in ("sum_to", "broadcast_to"):
         x = node.inputs[0]
         return not is_zero(node) and x.type.ndim == node.type.ndim and x.type.shape == node.type.shape
-    return node.op.name in ("disconnected_grad", "zero_grad")
+    return node.op.name in IDENTITIES
 
 
 def _sizes_of(node: Node) -> tuple[tuple[Node, ...], ...]:

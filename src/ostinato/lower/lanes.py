@@ -14,6 +14,7 @@ from typing import Any
 
 from ostinato.graph import Graph, Node
 from ostinato.lower.rules import COSTS, ELEMENTWISE
+from ostinato.ops.control import IDENTITIES
 from ostinato.ops.leaf import CONSTANT, static_int
 from ostinato.ops.loop import LoopSpec, body_of
 from ostinato.ops.sizes import Size, sizes
@@ -228,8 +229,7 @@ class _Classes:
 
 _RULES: dict[str, Callable[[_Classes, Node], None]] = {
     "size": _Classes._size,
-    "disconnected_grad": _Classes._same,
-    "zero_grad": _Classes._same,
+    **dict.fromkeys(IDENTITIES, _Classes._same),
     "sum_to": _Classes._sized,
     "broadcast_to": _Classes._sized,
     "specify_shape": _Classes._sized,

@@ -26,6 +26,7 @@ from ostinato.lower.arrays import (
 )
 from ostinato.lower.loopnest import Const, Expr
 from ostinato.lower.scalarize import CHEAP, Block, UnsupportedError, lowering
+from ostinato.ops.control import IDENTITIES
 from ostinato.ops.indexing import is_reversal
 from ostinato.ops.leaf import static_int
 from ostinato.ops.op import params_of
@@ -166,7 +167,7 @@ def stretch_factor(block: Block, size: Expr, target: Expr) -> Expr:
 # ---- views ----------------------------------------------------------------------------------------
 
 
-@lowering("disconnected_grad", "zero_grad", "log_gamma_sample")
+@lowering("log_gamma_sample", *sorted(IDENTITIES))
 def same_elements(block: Block, node: Node) -> Array:
     """The value of the first input."""
     block.fuses(node, node.inputs[:1])

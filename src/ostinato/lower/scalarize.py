@@ -31,6 +31,7 @@ from ostinato.lower.arrays import (
     scalar,
 )
 from ostinato.lower.loopnest import Expr, For, Nest, Split
+from ostinato.ops.control import IDENTITIES
 from ostinato.ops.leaf import CONSTANT
 from ostinato.ops.sizes import SIZE, Size
 from ostinato.ops.sizes import sizes as symbolic_sizes
@@ -43,7 +44,7 @@ Rule = TypeVar("Rule", bound=LoweringRule)
 RULES: dict[str, LoweringRule] = {}
 
 # Results of these are read straight from their operands, so they are never worth memory of their own.
-VIEWS = {"dimshuffle", "subtensor", "broadcast_to", "item", "disconnected_grad", "zero_grad", "check_rows"}
+VIEWS = {"dimshuffle", "subtensor", "broadcast_to", "item", "check_rows", *IDENTITIES}
 
 
 # Deeper expressions are put into memory on the way: whoever walks one does so by recursion.

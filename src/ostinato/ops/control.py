@@ -1,4 +1,4 @@
-"""Ops that compute nothing: they stop derivatives or check values at run time."""
+"""Ops that compute nothing: they stop or change derivatives, or check values at run time."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from ostinato.errors import OstinatoValueError
+from ostinato.errors import OstinatoTypeError, OstinatoValueError
 from ostinato.graph import Node, make
-from ostinato.ops.leaf import as_tensor, constant
+from ostinato.ops.leaf import as_tensor, constant, describe
 from ostinato.ops.op import Op, Sample, register
 from ostinato.ops.sizes import sizes
 from ostinato.types import TensorType
@@ -16,6 +16,8 @@ from ostinato.types import TensorType
 # What users find in `ostinato.tensor`.
 __all__ = [
     "disconnected_grad",
+    "grad_clip",
+    "grad_scale",
     "zero_grad",
 ]
 
@@ -46,6 +48,47 @@ ZERO: Op = register(
 )
 
 
+def _grad_clip_vjp(g: Any, out: Node, x: Node, *, lower: float, upper: float) -> tuple[Any]:
+    from ostinato.ops.composite import clip
+
+    return (clip(g, lower, upper),)
+
+
+GRAD_CLIP: Op = register(
+    Op(
+        "grad_clip",
+        infer=lambda x, *, lower, upper: x.type,
+        numpy=lambda x, *, lower, upper: x,
+        vjp=_grad_clip_vjp,
+        jvp=lambda tangents, out, x, *, lower, upper: tangents[0],
+        sizes=lambda x, *, lower, upper: sizes(x),
+        params=("lower", "upper"),
+        samples=(
+            Sample(lambda x: make(GRAD_CLIP, (x,), (-5.0, 5.0)), (np.array([1.0, 2.0]),)),
+            Sample(lambda x: make(GRAD_CLIP, (x,), (-0.1, 0.1)), (np.array([1.0, 2.0]),), differentiable=False),
+        ),
+        cheap=True,
+        linear=False,
+    )
+)
+GRAD_SCALE: Op = register(
+    Op(
+        "grad_scale",
+        infer=lambda x, *, multiplier: x.type,
+        numpy=lambda x, *, multiplier: x,
+        vjp=lambda g, out, x, *, multiplier: (g * multiplier,),
+        jvp=lambda tangents, out, x, *, multiplier: tangents[0] * multiplier,
+        sizes=lambda x, *, multiplier: sizes(x),
+        params=("multiplier",),
+        samples=(Sample(lambda x: make(GRAD_SCALE, (x,), (-2.0,)), (np.array([1.0, 2.0]),), differentiable=False),),
+        cheap=True,
+    )
+)
+
+# Whoever compiles takes these for their operand.
+IDENTITIES = frozenset({"disconnected_grad", "zero_grad", "grad_clip", "grad_scale"})
+
+
 def disconnected_grad(x: Any) -> Any:
     """`x`, taken as a constant by derivatives: the cost does not depend on it."""
     return make(STOP, (as_tensor(x),))
@@ -54,6 +97,54 @@ def disconnected_grad(x: Any) -> Any:
 def zero_grad(x: Any) -> Any:
     """`x`, with a derivative of zero."""
     return make(ZERO, (as_tensor(x),))
+
+
+def grad_clip(x: Any, lower_bound: float, upper_bound: float) -> Any:
+    """`x`; what reverse derivatives send to it is limited to the range between two numbers, element by element.
+
+    A common remedy for gradients that explode, put on the state of a recurrence. It is no derivative of
+    any function: forward mode passes it unchanged, and so is not the transposed of reverse mode there.
+
+    Parameters
+    ----------
+    x : variable of floats
+    lower_bound, upper_bound : numbers
+
+    Raises
+    ------
+    OstinatoTypeError
+        If `x` is not of floats, or a bound is not a number.
+    OstinatoValueError
+        If the bounds leave nothing between them.
+    """
+    lower, upper = _number(lower_bound, "grad_clip"), _number(upper_bound, "grad_clip")
+    if not lower <= upper:
+        raise OstinatoValueError(f"grad_clip: the lower bound {lower} is not below the upper bound {upper}")
+    return make(GRAD_CLIP, (_floats(x, "grad_clip"),), (lower, upper))
+
+
+def grad_scale(x: Any, multiplier: float) -> Any:
+    """`x`, whose derivatives count `multiplier` times (a number) in both modes: -1 turns a gradient around.
+
+    Raises
+    ------
+    OstinatoTypeError
+        If `x` is not of floats, or the multiplier is not a number.
+    """
+    return make(GRAD_SCALE, (_floats(x, "grad_scale"),), (_number(multiplier, "grad_scale"),))
+
+
+def _floats(x: Any, what: str) -> Any:
+    node = as_tensor(x)
+    if not node.type.is_float:
+        raise OstinatoTypeError(f"{what} expects floats, got {describe(node)}")
+    return node
+
+
+def _number(value: Any, what: str) -> float:
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
+        raise OstinatoTypeError(f"{what} expects a number, not {value!r:.60}")
+    return float(value)
 
 
 def _trip_count_numpy(n: Any, *lengths: Any, labels: tuple[str, ...]) -> Any:

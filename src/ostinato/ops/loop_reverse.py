@@ -125,7 +125,14 @@ class _ReversedBody:
 
 
 def _is_one_scalar(seeds: list[tuple[Any, Any]]) -> bool:
-    return len({n for n, _ in seeds}) == 1 and seeds[0][0].type.ndim == 0
+    return len({n for n, _ in seeds}) == 1 and seeds[0][0].type.ndim == 0 and _is_linear([seeds[0][0]])
+
+
+def _is_linear(roots: Sequence[Node]) -> bool:
+    """Whether cotangents are linear in those that they come from: not where a gradient is clipped on the way."""
+    nodes = topological(roots)
+    inner = [r for n in nodes if n.op is LOOP for r in n.params[0].body.results]
+    return all(n.op.linear for n in nodes) and (not inner or _is_linear(inner))
 
 
 def _bar(node: Node) -> str | None:

@@ -55,6 +55,7 @@ class Op:
     params : names of the static parameters, in the order of `Node.params`.
     samples : for the generated tests.
     cheap : whether recomputing it costs less than loading a saved result (elementwise arithmetic, views).
+    linear : whether the reverse rule is linear in the cotangent, as that of any derivative is.
     connected : whether a derivative may pass; False for what depends on shapes only.
     """
 
@@ -67,6 +68,7 @@ class Op:
     params: tuple[str, ...] = ()
     samples: tuple[Sample, ...] = ()
     cheap: bool = False
+    linear: bool = True
     connected: bool = True
     doc: str = field(default="", repr=False)
 

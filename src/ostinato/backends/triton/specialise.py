@@ -11,7 +11,7 @@ from typing import Any
 
 from ostinato.backends.triton.slices import Cuts, joined, moved_slice, reduced_by_parts, side_by_side, split_product
 from ostinato.graph import Graph, Node, make, rewrite_nodes, substitute
-from ostinato.ops.control import CHECK_ROWS, STOP, ZERO
+from ostinato.ops.control import CHECK_ROWS, IDENTITIES
 from ostinato.ops.leaf import CONSTANT, constant, new_input
 from ostinato.ops.loop import LOOP, LoopSpec, body_of, split
 from ostinato.ops.movement import DIMSHUFFLE, RESHAPE, SPECIFY_SHAPE
@@ -121,7 +121,7 @@ def _known_size(node: Node) -> Node | None:
 
 def _nothing_done(node: Node) -> Any:
     """What changes nothing for these shapes."""
-    if node.op in (STOP, ZERO):
+    if node.op.name in IDENTITIES:
         return node.inputs[0]
     if node.op is SUM_TO and None not in node.inputs[0].type.shape and None not in node.type.shape:
         total = sum_to(node.inputs[0], node.type.shape)

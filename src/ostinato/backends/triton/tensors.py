@@ -96,7 +96,9 @@ def _cast(x: Any, *, dtype: str) -> Any:
 
 @rule("disconnected_grad")
 @rule("zero_grad")
-def _same(x: Any) -> Any:
+@rule("grad_clip")
+@rule("grad_scale")
+def _same(x: Any, **params: Any) -> Any:
     return x
 
 
