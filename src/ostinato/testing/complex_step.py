@@ -105,7 +105,7 @@ _AS_THEY_ARE = {"add", "sub", "mul", "true_div", "neg", "pow", "sum_to", "broadc
 _AS_THEY_ARE |= {"exp", "expm1", "log", "log2", "log10", "log1p", "sqrt", "sin", "cos", "tan", "sinh", "cosh", "tanh"}
 _AS_THEY_ARE |= {"arcsin", "arccos", "arctan", "arcsinh", "arccosh", "arctanh"}
 _AS_THEY_ARE |= {"size", "check_rows", "dimshuffle", "reshape", "concatenate", "specify_shape", "subtensor", "gather"}
-_AS_THEY_ARE |= {"item", "matmul", "solve_triangular", "solve", "matrix_inverse", "det"}
+_AS_THEY_ARE |= {"item", "grad_clip", "matmul", "solve_triangular", "solve", "matrix_inverse", "det"}
 
 # What they give is no smooth function of their operands, or one that derivatives do not pass.
 _ON_REAL_PARTS = {
