@@ -1,9 +1,9 @@
 """What the bound of a loop with `until` costs in a gradient: nothing, or much.
 
-The cosine is iterated on a matrix of 100 x 100 until it moves by less than 1e-10, which takes 58 steps, whatever
-bound `n_steps` sets. Each row is a process of its own: compile, check, time the second call on, and the most memory that
-the process ever had, measured from outside. Systems that are not installed are left out. JAX has no row: its
-`while_loop` has no reverse derivative.
+The cosine is iterated on a matrix of 100 x 100 until it moves by less than 1e-10, after some 60 steps, whatever
+bound `n_steps` sets. Each row is a process of its own: compile, check, time calls from the second on, and the most
+memory that the process ever had, measured from outside. Systems that are not installed are left out. JAX has no row:
+its `while_loop` has no reverse derivative.
 
     python benchmarks/until.py [--rounds N] [--bounds N]... [--systems NAME]... [--limit SECONDS]
 """
@@ -28,6 +28,7 @@ if __name__ == "__main__":
     threads.use_one()
 
 import numpy as np
+
 from table import duration, markdown, seconds
 
 START = np.linspace(0.5, 1.5, 10_000).reshape(100, 100)
