@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ostinato.backends.triton import scalars
+from ostinato.backends.triton import philox, scalars
 from ostinato.backends.triton.axes import Axis
 from ostinato.backends.triton.exchange import FEW_ROWS, Exchange
 from ostinato.backends.triton.layout import Access, Kernel, Value
@@ -21,6 +21,7 @@ from ostinato.backends.triton.operations import PRODUCT_OF
 from ostinato.backends.triton.unsplit import UnsplitError
 from ostinato.graph import Node
 from ostinato.ops.op import OPS
+from ostinato.ops.random import RANDOM
 
 # Bytes of shared memory that a program needs for other things than weights, which it holds for the whole loop
 # if they fit into the rest; else it reads them again at every step.
@@ -158,6 +159,8 @@ class Emitter(Exchange):
             head.append(scalars.TANH)
         if any(n.op is OPS["prod"] for n in self.spec.body.nodes()):
             head.append(PRODUCT_OF)
+        if any(n.op.name in RANDOM for n in self.spec.body.nodes()):
+            head.append(philox.TEXT)
         lines = [*head, "", "", '@triton.jit(do_not_specialize=["T", "FIRST"])', f"def loop({', '.join(params)}):"]
         body = [*self._places(sizes), *self.before]
         if self.spread:

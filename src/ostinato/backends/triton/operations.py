@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from ostinato.backends.triton import scalars
+from ostinato.backends.triton import philox, scalars
 from ostinato.backends.triton.layout import Value, as_slice, expand, is_literal, literal
 from ostinato.backends.triton.slices import is_elementwise, read_ranges
 from ostinato.backends.triton.text import Text
 from ostinato.backends.triton.unsplit import UnsplitError
 from ostinato.graph import Node
 from ostinato.ops.leaf import CONSTANT
+from ostinato.ops.random import RANDOM
 
 PRODUCT_OF = """
 
@@ -104,6 +105,9 @@ class Operations(Text):
     def apply(self, node: Node, operands: Sequence[str]) -> str:
         """An elementwise operation on tiles."""
         name, dtype = node.op.name, node.inputs[-1].type.dtype
+        if name in RANDOM:
+            tiles = [self.put(f"tl.full((), {o}, tl.int64)") if is_literal(o) else o for o in operands]
+            return self.put(philox.text(node, tiles))
         if name == "cast":
             return self._cast(operands[0], node.inputs[0].type.dtype, node.type.dtype)
         if name == "logaddexp":

@@ -21,6 +21,7 @@ from ostinato.ops.indexing import INC_SUBTENSOR, SUBTENSOR
 from ostinato.ops.leaf import CONSTANT, constant, static_int
 from ostinato.ops.movement import CONCATENATE, DIMSHUFFLE
 from ostinato.ops.op import OPS
+from ostinato.ops.random import RANDOM
 from ostinato.ops.sizes import BROADCAST, broadcast_to
 from ostinato.types import TensorType
 
@@ -32,7 +33,7 @@ _FULL = (False, False, False)
 
 def is_elementwise(node: Node) -> bool:
     """Whether an element of a node's value is a function of the corresponding elements of its operands."""
-    return node.op.infer.__module__ == "ostinato.ops.elementwise"
+    return node.op.infer.__module__ == "ostinato.ops.elementwise" or node.op.name in RANDOM
 
 
 class Range(NamedTuple):
