@@ -136,6 +136,18 @@ def functions() -> tuple[list[Any], list[Any], Shapes]:
     return [x], [y, T.grad(T.sum(y), x)], [(100, 1000)]
 
 
+def random() -> tuple[list[Any], list[Any], Shapes]:
+    x, y = T.fvector("x"), T.dvector("y")
+    draws = ostinato.RandomStreams(1)
+
+    def step(a: Any, b: Any, n: Any) -> list[Any]:
+        single = T.tanh(a) + draws.normal(x.shape, dtype="float32")
+        return [single, b + draws.exponential(y.shape, dtype="float64"), n + draws.randint(x.shape, 0, 10**10)]
+
+    outputs, _ = scan(step, outputs_info=[x, y, T.cast(T.zeros_like(x), "int64")], n_steps=100)
+    return [x, y], [*outputs, T.grad(T.sum(outputs[0]), x)], [(4096,), (4096,)]
+
+
 PROGRAMS: dict[str, tuple[Callable[[], tuple[list[Any], list[Any], Shapes]], str]] = {
     "lanes-float32": (lambda: lanes("float32", 4096), "ieee"),
     "lanes-float64": (lambda: lanes("float64", 1 << 17), "ieee"),
@@ -143,6 +155,7 @@ PROGRAMS: dict[str, tuple[Callable[[], tuple[list[Any], list[Any], Shapes]], str
     "taps": (taps, "ieee"),
     "condition": (condition, "ieee"),
     "functions": (functions, "ieee"),
+    "random": (random, "ieee"),
     "hmm-64": (lambda: hmm(64), "ieee"),
     "delta-rule-64": (lambda: delta_rule(64), "ieee"),
     "vector-state": (vector_state, "ieee"),

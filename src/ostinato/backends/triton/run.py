@@ -119,8 +119,8 @@ class _Steady:
         sized = function.sized_by(inputs) if hasattr(function, "sized_by") else ()
         steady = all(i in self.steady for i in inputs) and not getattr(function, "has_until", False)
         # A number that NumPy made of a tensor's elements follows from more than its shape.
-        made_of = getattr(function, "node", None) if isinstance(found, (np.generic, np.ndarray)) else None
-        steady = steady and not (made_of and any(isinstance(self.slots[i], torch.Tensor) for i in inputs))
+        if isinstance(function, _Operation) and isinstance(found, np.generic):
+            steady = steady and not any(isinstance(self.slots[i], (torch.Tensor, Reversed)) for i in inputs)
         steady = steady and not any(isinstance(self.slots[i], torch.Tensor) for i in sized)
         if steady:
             self.steady.add(out)
