@@ -30,7 +30,7 @@ def _words(key: Any, high: Any, low: Any) -> tuple[Any, Any, Any, Any]:
         p0, p1 = c0 * MULTIPLIERS[0], c2 * MULTIPLIERS[1]
         c0, c1, c2, c3 = _upper(p1) ^ c1 ^ k0, p1 & _MASK, _upper(p0) ^ c3 ^ k1, p0 & _MASK
         k0, k1 = (k0 + WEYL[0]) & _MASK, (k1 + WEYL[1]) & _MASK
-    return torch.broadcast_tensors(c0, c1, c2, c3)  # type: ignore[no-any-return]
+    return torch.broadcast_tensors(c0, c1, c2, c3)
 
 
 def _bits(key: Any, high: Any, low: Any, *, word: int) -> Any:
