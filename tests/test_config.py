@@ -27,6 +27,7 @@ FLAGS = {
     "threads": 0,
     "device": "cpu",
     "gpu_precision": "ieee",
+    "memory_budget": "auto",
     "gpu_replay": False,
     "compute_test_value": "off",
     "exception_verbosity": "low",

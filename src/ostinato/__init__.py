@@ -11,6 +11,7 @@ from ostinato.errors import (
     DeviceError,
     DisconnectedInputError,
     LinearAlgebraError,
+    MemoryBudgetError,
     MissingInputError,
     NoGradientError,
     OstinatoError,
@@ -25,8 +26,9 @@ from ostinato.function import Function, function
 from ostinato.grad import Lop, grad, vjp
 from ostinato.graph import Graph, Node
 from ostinato.jacobian import hessian, hessian_vector_product, jacobian
+from ostinato.keeping import at, every
 from ostinato.random import RandomStreams
-from ostinato.scan import foldl, foldr, map, reduce, scan, until
+from ostinato.scan import foldl, foldr, map, reduce, scan, scan_checkpoints, until
 from ostinato.shared import SharedVariable, shared
 from ostinato.tensor import dot
 from ostinato.tensor import shared_randomstreams as _shared_randomstreams  # noqa: F401  (so that T has it)
@@ -44,6 +46,7 @@ __all__ = [
     "In",
     "LinearAlgebraError",
     "Lop",
+    "MemoryBudgetError",
     "MissingInputError",
     "NoGradientError",
     "Node",
@@ -61,8 +64,10 @@ __all__ = [
     "UnusedInputError",
     "Variable",
     "__version__",
+    "at",
     "config",
     "dot",
+    "every",
     "foldl",
     "foldr",
     "function",
@@ -76,6 +81,7 @@ __all__ = [
     "printing",
     "reduce",
     "scan",
+    "scan_checkpoints",
     "scan_module",
     "shared",
     "tensor",

@@ -18,6 +18,7 @@ from types import MappingProxyType
 from typing import Any
 
 from ostinato.errors import OstinatoValueError, UnknownFlagError
+from ostinato.memory import read_bytes
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,13 @@ def device_name(value: Any) -> Any:
     return "cuda" if re.fullmatch(r"(cuda|gpu):?\d*", str(value)) else value
 
 
+def budget(value: Any) -> Any:
+    """What derivatives may keep: "auto", "none", or a number of bytes as a string."""
+    if value not in ("auto", "none"):
+        read_bytes(str(value), "memory_budget: 'auto', 'none', or what a function's derivatives may keep:")
+    return str(value)
+
+
 _FLAGS: dict[str, Flag] = {
     "floatX": Flag("float64", ("float16", "float32", "float64"), "dtype of floats whose dtype is not given"),
     "mode": Flag("native", (), "how functions run: a name in ostinato.backends.BACKENDS"),
@@ -49,6 +57,12 @@ _FLAGS: dict[str, Flag] = {
     "cache_size": Flag(512, (), "how many megabytes of compiled code are kept"),
     "device": Flag(
         "cpu", ("cpu", "cuda", "auto"), "where functions run; auto is whichever suits a function", device_name
+    ),
+    "memory_budget": Flag(
+        "auto",
+        (),
+        "what derivatives of loops may keep in a function, as '64MB'; auto: all until half of the free memory is full",
+        budget,
     ),
     "gpu_replay": Flag(False, (False, True), "record small calls on a GPU that come again as a CUDA graph"),
     "gpu_precision": Flag(

@@ -44,6 +44,10 @@ class DeviceError(OstinatoError, RuntimeError):
     """A device that is asked for cannot be used."""
 
 
+class MemoryBudgetError(OstinatoError, MemoryError):
+    """What a derivative has to keep does not fit into the memory that it may take."""
+
+
 class MissingInputError(OstinatoValueError):
     """A computation needs a variable that it was not given."""
 

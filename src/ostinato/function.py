@@ -21,6 +21,7 @@ from ostinato.errors import (
     bullet_list,
 )
 from ostinato.graph import Graph
+from ostinato.memory import read_bytes
 from ostinato.ops.leaf import describe
 from ostinato.rewrite.pipeline import rewrite
 from ostinato.shared import SHARED_VALUES
@@ -324,6 +325,10 @@ def function(
         If a GPU is asked for and cannot be used; the message says what is missing.
     """
     found, keys = closed(inputs, outputs, updates, givens, no_default_updates, on_unused_input or "raise")
+    if config.memory_budget not in ("auto", "none"):
+        from ostinato.rewrite.checkpoints import with_budget
+
+        found = found._replace(graph=with_budget(found.graph, read_bytes(config.memory_budget, "memory_budget")))
     choice = choose(device, mode, found.graph)
     return _kind_of_function(choice)(found, keys, choice, name, allow_input_downcast)
 

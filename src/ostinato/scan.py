@@ -22,14 +22,24 @@ from ostinato.errors import (
     OstinatoValueError,
     ShapeError,
     SourceLine,
-    at,
     bullet_list,
 )
+from ostinato.errors import at as at_line
 from ostinato.graph import Node, dependents, substitute, topological
-from ostinato.ops.elementwise import cast, logical_not
+from ostinato.keeping import Kept, at, read_keep
+from ostinato.ops.creation import arange
+from ostinato.ops.elementwise import cast, logical_not, minimum
 from ostinato.ops.leaf import CONSTANT, describe, new_input
-from ostinato.ops.loop import Body, LoopInputs, LoopResults, build_loop
-from ostinato.scan_arguments import ReadSequence, State, listed, read_sequence, read_state, read_trip_count
+from ostinato.ops.loop import Body, LoopInputs, LoopResults, build_loop, kept_rows
+from ostinato.scan_arguments import (
+    ReadSequence,
+    State,
+    listed,
+    read_checkpoint,
+    read_sequence,
+    read_state,
+    read_trip_count,
+)
 from ostinato.shared import SharedVariable
 from ostinato.tracing import Step, enclosing, tracing
 from ostinato.types import TensorType, is_lossless, promote
@@ -122,7 +132,7 @@ def _step_label(fn: Callable[..., Any]) -> str:
     name = getattr(inner, "__name__", type(inner).__name__)
     inner = inspect.unwrap(inner)
     code = getattr(inner, "__code__", None) or getattr(inner.__call__, "__code__", None)
-    return f"the step {name!r}{at(SourceLine(code.co_filename, code.co_firstlineno) if code else None)}"
+    return f"the step {name!r}{at_line(SourceLine(code.co_filename, code.co_firstlineno) if code else None)}"
 
 
 # ---- tracing the step -----------------------------------------------------------------------------
@@ -150,7 +160,7 @@ class _Trace:
         if not callable(fn):
             raise OstinatoTypeError(f"scan expects a function that makes one step, got {fn!r:.60}")
         self._fn, self._infos, self._rest = fn, infos, rest
-        self._label = _step_label(fn)
+        self.label = _step_label(fn)
         self.t = new_input(TensorType("int64", ()), "t")
         self.made = Step(self.t)
         self.slices = [x for s in sequences for x in s.slices()]
@@ -174,7 +184,7 @@ class _Trace:
             self.states, self.carries = states, [s.carries() for s in states]
             with tracing(self.made):
                 returned_by_user = self._call()
-            self.step = _read_step(returned_by_user, self._label)
+            self.step = _read_step(returned_by_user, self.label)
             returned = self._fed_back()
             dtypes = [promote(s.init.type.dtype, v.type.dtype) for s, v in zip(states, returned, strict=True)]
             self._check(dtypes, returned)
@@ -195,7 +205,7 @@ class _Trace:
         except TypeError as error:
             passed = ", ".join(str(a) for a in args) or "nothing"
             raise OstinatoTypeError(
-                f"{self._label} takes {signature}, but scan passes {len(args)} argument(s): {passed}; {error}. "
+                f"{self.label} takes {signature}, but scan passes {len(args)} argument(s): {passed}; {error}. "
                 "It gets a row per tap of each sequence, a past value per tap of each output that has an initial "
                 "value, and the non-sequences"
             ) from None
@@ -206,7 +216,7 @@ class _Trace:
         outputs, infos = self.step.outputs, self._infos
         if infos and len(outputs) != len(infos):
             raise OstinatoValueError(
-                f"{self._label} returns {len(outputs)} output(s), but outputs_info has {len(infos)}; "
+                f"{self.label} returns {len(outputs)} output(s), but outputs_info has {len(infos)}; "
                 "there is one entry per output, None for an output that is not fed back"
             )
         return [o for o, info in zip(outputs, infos, strict=False) if info is not None]
@@ -226,13 +236,13 @@ class _Trace:
                 only_sizes = False
         if problems:
             kind = ShapeError if only_sizes else OstinatoTypeError
-            raise kind(f"{self._label}: {bullet_list(problems)}")
+            raise kind(f"{self.label}: {bullet_list(problems)}")
 
 
 def _what(state: State) -> str:
     dtype = f" and is read as {state.init.type.dtype}" if state.init.type.dtype != state.given.type.dtype else ""
     ring = f" (one row per tap of {state.taps})" if state.is_ring else ""
-    return f"the state {state.title} starts as {state.given.type}{ring}{at(state.source)}{dtype}"
+    return f"the state {state.title} starts as {state.given.type}{ring}{at_line(state.source)}{dtype}"
 
 
 def _shape_problem(state: State, value: Any) -> str:
@@ -292,6 +302,8 @@ def _build(
     go_backwards: bool,
     name: str | None,
     strict: bool,
+    checkpoint: Any = None,
+    keep: Any = None,
 ) -> _Built:
     reads = [read_sequence(s, i) for i, s in enumerate(listed(sequences))]
     infos = [read_state(s, i) for i, s in enumerate(listed(outputs_info))]
@@ -303,14 +315,21 @@ def _build(
         _check_strict(trace, rest)
     body, inits = _body(trace, infos)
     views = tuple([s.view(k, go_backwards) for s in reads for k in s.taps])
-    loop = build_loop(body, LoopInputs(n, views, tuple(inits), ()), truncate, name)
+    kept = Kept(read_keep(keep, len(body.outputs), trace.label), [describe(o) for o in body.outputs])
+    body, given = kept.extended(body, LoopInputs(n, views, tuple(inits), ()))
+    loop = kept.thinned(build_loop(body, given, truncate, name, read_checkpoint(checkpoint)))
     updated = [v for v, _ in trace.step.updates]
-    changed = loop.finals[len(inits) - len(updated) :]
+    changed = loop.finals[len(inits) - len(updated) : len(inits)]
+
     # Only who asks for last values must have some: an output that is not fed back has none after no steps.
     updates = dict(zip(updated, changed, strict=True))
     if not enclosing():  # in a step of another loop they would be counted there too
         updates |= {s: s.default_update for s in trace.made.states if s not in updates}
-    return _Built(loop.outputs, lambda: _finals(trace, infos, loop), updates)
+
+    def finals() -> list[Any]:
+        return _finals(trace, infos, loop)
+
+    return _Built(kept.outputs(loop, finals), finals, updates)
 
 
 def _read_truncate(truncate_gradient: Any) -> int | None:
@@ -398,6 +417,8 @@ def scan(
     allow_gc: Any = None,
     strict: bool = False,
     return_list: bool = False,
+    checkpoint: int | str | None = None,
+    keep: Any = None,
 ) -> tuple[Any, Updates]:
     """A loop from one symbolic step.
 
@@ -431,6 +452,13 @@ def scan(
         Refuse a step that uses variables it was not passed.
     return_list : bool
         Return a list of outputs also if there is only one.
+    checkpoint : None, "auto", "none", int or str
+        What derivatives keep of the steps. By default, and for "none", all that they need. An int k: the states
+        at every k-th step, from which the steps between are made again when they are needed. A number of bytes
+        as a string, such as "64MB" or "2GiB": as much as fits. Derivatives are the same.
+    keep : "all", "last", every(k), at(indices), or a list of these, optional
+        Which steps of an output are kept, one entry per output or one for all; nothing else is stored. With
+        "last" the output has no dimension of steps. See `every` and `at`.
     mode, profile, allow_gc
         Accepted for Theano's sake: a loop is compiled with the function around it.
 
@@ -454,7 +482,19 @@ def scan(
     lost. A bare integer as initial value, such as 0, takes the dtype of what the step returns, int64 among
     integers. A step may be called more than once to find that out. With no steps, outputs have 0 rows.
     """
-    built = _build(fn, sequences, outputs_info, non_sequences, n_steps, truncate_gradient, go_backwards, name, strict)
+    built = _build(
+        fn,
+        sequences,
+        outputs_info,
+        non_sequences,
+        n_steps,
+        truncate_gradient,
+        go_backwards,
+        name,
+        strict,
+        checkpoint,
+        keep,
+    )
     return _returned(built.outputs, return_list), built.updates
 
 
@@ -499,12 +539,13 @@ def reduce(
     go_backwards: bool = False,
     mode: Any = None,
     name: str | None = None,
+    checkpoint: int | str | None = None,
 ) -> tuple[Any, Updates]:
     """The last outputs of a `scan`; after no steps the initial values.
 
     Parameters
     ----------
-    fn, sequences, outputs_info, non_sequences, go_backwards, mode, name
+    fn, sequences, outputs_info, non_sequences, go_backwards, mode, name, checkpoint
         See `scan`.
 
     Returns
@@ -519,7 +560,7 @@ def reduce(
     OstinatoIndexError
         When it runs, if there are no steps and an output has no initial value.
     """
-    built = _build(fn, sequences, outputs_info, non_sequences, None, -1, go_backwards, name, False)
+    built = _build(fn, sequences, outputs_info, non_sequences, None, -1, go_backwards, name, False, checkpoint)
     return _returned(built.finals(), False), built.updates
 
 
@@ -530,9 +571,10 @@ def foldl(
     non_sequences: Any = None,
     mode: Any = None,
     name: str | None = None,
+    checkpoint: int | str | None = None,
 ) -> tuple[Any, Updates]:
     """`reduce` from the first row to the last; see there."""
-    return reduce(fn, sequences, outputs_info, non_sequences, False, mode, name)
+    return reduce(fn, sequences, outputs_info, non_sequences, False, mode, name, checkpoint)
 
 
 def foldr(
@@ -542,6 +584,48 @@ def foldr(
     non_sequences: Any = None,
     mode: Any = None,
     name: str | None = None,
+    checkpoint: int | str | None = None,
 ) -> tuple[Any, Updates]:
     """`reduce` from the last row to the first; see there."""
-    return reduce(fn, sequences, outputs_info, non_sequences, True, mode, name)
+    return reduce(fn, sequences, outputs_info, non_sequences, True, mode, name, checkpoint)
+
+
+def scan_checkpoints(
+    fn: Callable[..., Any],
+    sequences: Any = None,
+    outputs_info: Any = None,
+    non_sequences: Any = None,
+    name: str | None = None,
+    n_steps: Any = None,
+    save_every_N: int = 10,
+    padding: bool = True,
+) -> tuple[Any, Updates]:
+    """Theano's `scan` with checkpoints: each N-th step is kept, and derivatives make the steps between again.
+
+    Parameters
+    ----------
+    fn, sequences, outputs_info, non_sequences, name, n_steps
+        See `scan`. Taps, several states and outputs that are not fed back are allowed, which they were not in Theano.
+    save_every_N : int
+        How many steps there are between two that are kept, at least 1.
+    padding : bool
+        Accepted for Theano's sake: any number of steps will do.
+
+    Returns
+    -------
+    outputs : variable, list or None
+        Of each output the values after N, 2 N, ... steps, and after the last one, which is the last row.
+    updates : dict
+        See `scan`.
+
+    Notes
+    -----
+    `scan` itself does this, and more, with its arguments `checkpoint` and `keep`.
+    """
+    every: Any = save_every_N
+    if not isinstance(every, (int, np.integer)) or isinstance(every, bool) or every < 1:
+        raise OstinatoValueError(f"save_every_N is a number of steps of at least 1, not {every!r}")
+    every = int(every)
+    n = read_trip_count(n_steps, [read_sequence(s, i) for i, s in enumerate(listed(sequences))])
+    ends = minimum((arange(kept_rows(n, every)) + 1) * every, n) - 1
+    return scan(fn, sequences, outputs_info, non_sequences, n_steps, name=name, checkpoint=every, keep=at(ends))

@@ -11,10 +11,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ostinato.errors import OstinatoTypeError, OstinatoValueError, SourceLine, at
+from ostinato.memory import read_bytes
 from ostinato.ops.control import check_rows, trip_count
 from ostinato.ops.elementwise import cast, maximum, minimum
 from ostinato.ops.indexing import set_subtensor
 from ostinato.ops.leaf import CONSTANT, as_int_scalar, constant, describe, new_input, static_int
+from ostinato.ops.loop import Checkpoint
 from ostinato.ops.sizes import as_size_node, sizes
 from ostinato.types import INTEGERS, TensorType, is_lossless
 from ostinato.values import as_variable, convert, is_weak
@@ -324,3 +326,20 @@ def _check_steps(n: int, sequences: Sequence[ReadSequence], lengths: Sequence[An
     ]
     if short:
         raise OstinatoValueError(f"n_steps is {n}, but {', '.join(short)}")
+
+
+# ---- memory ---------------------------------------------------------------------------------------
+
+
+def read_checkpoint(given: Any) -> Checkpoint | None:
+    """The argument `checkpoint` of `scan`; None where nothing was asked for."""
+    if given is None or given == "auto":
+        return None
+    if isinstance(given, str):
+        return Checkpoint() if given == "none" else Checkpoint(budget=read_bytes(given, "checkpoint"))
+    if isinstance(given, (int, np.integer)) and not isinstance(given, bool) and given >= 1:
+        return Checkpoint(every=int(given))
+    raise OstinatoValueError(
+        "checkpoint is None, 'auto', 'none', how many steps there are between two states that are kept (at least 1), "
+        f"or a number of bytes such as '64MB', not {given!r}"
+    )

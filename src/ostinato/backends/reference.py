@@ -126,7 +126,11 @@ def run_loop(spec: LoopSpec, arrays: Sequence[Any]) -> tuple[Any, ...]:
 
 def _run_steps(spec: LoopSpec, tape: Tape, arrays: Sequence[Any]) -> tuple[Any, ...]:
     n, sequences, carries, invariants = split(spec, arrays)
-    outputs = [_Column(int(n), growing=spec.has_until, node=y) for y in body_of(spec).outputs]
+    every = [1 if k is None else int(invariants[k]) for k in map(spec.thinned, range(spec.n_outputs))]
+    if any(k < 1 for k in every):
+        raise OstinatoValueError("each how many-th step is recorded is at least 1")
+    columns = zip(body_of(spec).outputs, every, strict=True)
+    outputs = [_Column(-(-int(n) // k), growing=spec.has_until, node=y) for y, k in columns]
     c, done = spec.n_carries, 0
     shapes = [np.shape(v) for v in carries]
     while done < n:
@@ -134,15 +138,16 @@ def _run_steps(spec: LoopSpec, tape: Tape, arrays: Sequence[Any]) -> tuple[Any, 
             results = tape.run((np.int64(done), *[s[done] for s in sequences], *carries, *invariants))
             carries = tuple(results[:c])
             _check_shapes(spec, carries, shapes)
-            for column, value in zip(outputs, results[c:], strict=False):
-                column.append(value)
+            for column, value, k in zip(outputs, results[c:], every, strict=False):
+                if done % k == 0:
+                    column.append(value)
         except OstinatoError as error:
             raise _at_step(error, spec, done) from error.__cause__
         done += 1
         if spec.has_until and not results[-1]:
             break
-    columns = [y.rows() for y in outputs] if done else empty_outputs(spec, arrays)
-    return (*carries, *columns, np.int64(done))
+    rows = [y.rows() for y in outputs] if done else empty_outputs(spec, arrays)
+    return (*carries, *rows, np.int64(done))
 
 
 class _Column:

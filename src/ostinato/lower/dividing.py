@@ -92,13 +92,14 @@ class Division:
         """Whether an invariant is the same for all lanes."""
         return self.lanes.axes[invariant] is None
 
-    def output(self, j: int) -> tuple[Array, Array]:
-        """Memory for an output of the loop: of the part, and all of it."""
+    def output(self, j: int, n_rows: Expr | None = None) -> tuple[Array, Array]:
+        """Memory for an output of the loop: of the part, and all of it. It has a row per step if not `n_rows`."""
         result = item(self.node, self.spec.n_carries + j)
         with self.nest.before(self.part):
             _, *rows = [self.block.size(s) for s in symbolic_sizes(result)]
-            held = new_array(self.nest, result.type.dtype, [self.n_steps, *rows])
-            held = read_backwards(self.block, self.node, self.spec.n_carries + j, held)
+            held = new_array(self.nest, result.type.dtype, [self.n_steps if n_rows is None else n_rows, *rows])
+            if n_rows is None:
+                held = read_backwards(self.block, self.node, self.spec.n_carries + j, held)
         return self._part(self.part, held, 1 + self._axis(self.body.outputs[j])), held
 
     # ---- sizes ----

@@ -139,7 +139,8 @@ class Column:
     """Rows of a number of elements, one per iteration of a loop whose length is not known beforehand.
 
     There is room for `first` rows when the loop begins; it doubles whenever it is used up. `pointer` is
-    the address of row 0 within the loop, `result` after it.
+    the address of row 0 within the loop, `result` after it. `used`: how many rows there are after an
+    iteration, if not as many as iterations.
     """
 
     pointer: Var
@@ -147,6 +148,7 @@ class Column:
     first: Expr
     row: Expr
     dtype: str
+    used: Expr | None = None
 
 
 @dataclass(eq=False, slots=True)
@@ -427,8 +429,8 @@ class Nest:
         loop.carried.append(carried)
         return carried
 
-    def column(self, loop: For, first: Expr, row: Expr, dtype: str) -> Column:
-        column = Column(self.var("rows", "ptr"), self.var("rows", "ptr"), first, row, dtype)
+    def column(self, loop: For, first: Expr, row: Expr, dtype: str, used: Expr | None = None) -> Column:
+        column = Column(self.var("rows", "ptr"), self.var("rows", "ptr"), first, row, dtype, used)
         loop.columns.append(column)
         return column
 
@@ -501,7 +503,8 @@ def _lines(stmt: Stmt, indent: str) -> Iterator[str]:
         kind = "parallel for" if stmt.parallel else "for"
         yield f"{indent}{kind} {stmt.var.name} < {format_expr(stmt.stop)}{' carrying ' + inits if inits else ''}:"
         for c in stmt.columns:
-            yield f"{indent}  column {c.pointer.name} of {c.dtype}[{format_expr(c.row)}] -> {c.result.name}"
+            used = "" if c.used is None else f", {format_expr(c.used)} used,"
+            yield f"{indent}  column {c.pointer.name} of {c.dtype}[{format_expr(c.row)}]{used} -> {c.result.name}"
         for inner in stmt.body:
             yield from _lines(inner, indent + "  ")
         if stmt.until is not None:

@@ -177,6 +177,45 @@ class _Lowering:
         within = self._region(column.pointer, (self.n, *rows), value.dtype)
         return within, self._region(column.result, (self._trips(loop), *rows), value.dtype)
 
+    def _thinned(self, loop: For, j: int, value: Array) -> Array:
+        """Record each so many-th row of an output; all of them as they are after the loop."""
+        block, nest = self.block, self.nest
+        place = self.spec.thinned(j)
+        assert place is not None
+        with nest.before(self.division.part if self.division else loop):
+            every = block.scalar(self.given.invariants[place])
+            block.fail_unless(block.op("ge", every, block.int(1), dtype="bool"))
+            rows = nest.let(nest.op("floor_div", nest.add(self.n, nest.op("sub", every, block.int(1))), every), "rows")
+        phase, used = nest.carry(loop, block.int(0), "phase"), nest.carry(loop, block.int(0), "used")
+        kept = nest.let(block.op("eq", phase.var, block.int(0), dtype="bool"))
+        following = nest.let(nest.add(phase.var, block.int(1)))
+        phase.next = block.op("where", block.op("eq", following, every, dtype="bool"), block.int(0), following)
+        used.next = nest.let(nest.add(used.var, block.op("cast", kept, dtype="int64")))
+        within, after = self._thinned_rows(loop, j, value, rows, used)
+        with nest.when(kept):
+            if value.sizes:
+                copy_all(nest, [(self._row(within, used.var), value)])
+            else:
+                store(nest, within, [used.var], value.at([]))
+        return after
+
+    def _thinned_rows(self, loop: For, j: int, value: Array, rows: Expr, used: Carried) -> tuple[Array, Array]:
+        """Memory for the rows of a thinned output, as it is known within the loop and after it."""
+        if self.division is not None:
+            return self.division.output(j, rows)
+        sizes = self._row_sizes(loop, j, value)
+        for own, wanted in zip(value.sizes, sizes, strict=True):
+            self.block.require_equal(own, wanted)
+        if not self.spec.has_until:
+            with self.nest.before(loop):
+                held = new_array(self.nest, value.dtype, [rows, *sizes])
+            return held, held
+        with self.nest.before(loop):
+            first = self.nest.op("minimum", rows, self.nest.const(_FIRST_ROWS))
+        column = self.nest.column(loop, first, count(self.nest, sizes), value.dtype, used.next)
+        within = self._region(column.pointer, (rows, *sizes), value.dtype)
+        return within, self._region(column.result, (used.result, *sizes), value.dtype)
+
     def _carry(self, loop: For, init: Array, spare: tuple[Array, ...], param: Node) -> _Carry:
         name = param.name or "carry"
         if not init.sizes:
@@ -234,6 +273,9 @@ class _Lowering:
         recorded: dict[int, tuple[Array, Array]] = {}
         copies: list[tuple[Array, Array]] = []
         for j, (value, node) in enumerate(zip(results[c : c + self.spec.n_outputs], nodes[c:], strict=False)):
+            if self.spec.thinned(j) is not None:
+                outputs.append(self._thinned(loop, j, value))
+                continue
             if not (value.sizes and id(value) in recorded):
                 column, after = self._output(loop, j, value)
                 recorded[id(value)] = after, self._record(loop, column, value, copies)

@@ -155,7 +155,7 @@ def _expressions(stmt: Stmt) -> Iterator[Expr]:
     elif isinstance(stmt, For):
         yield stmt.stop
         yield from (e for c in stmt.carried for e in (c.init, c.next) if e is not None)
-        yield from (e for c in stmt.columns for e in (c.first, c.row))
+        yield from (e for c in stmt.columns for e in (c.first, c.row, c.used) if e is not None)
         if stmt.until is not None:
             yield stmt.until
 

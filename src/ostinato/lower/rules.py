@@ -371,6 +371,20 @@ def _trip_count(block: Block, node: Node) -> Array:
     return scalar(n)
 
 
+@lowering("steps_reached")
+def _steps_reached(block: Block, node: Node) -> Array:
+    x = same_elements(block, node)
+    block.fail_unless(block.op("ge", block.scalar(node.inputs[1]), x.sizes[0], dtype="bool"))
+    return x
+
+
+@lowering("within_budget")
+def _within_budget(block: Block, node: Node) -> Array:
+    x, least = (block.scalar(i) for i in node.inputs)
+    block.fail_unless(block.op("le", least, block.int(node.params[0]), dtype="bool"))
+    return scalar(x)
+
+
 @lowering("arange")
 def _arange(block: Block, node: Node) -> Array:
     start, stop, step = (block.scalar(i) for i in node.inputs)

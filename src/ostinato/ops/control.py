@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ostinato.errors import OstinatoTypeError, OstinatoValueError
+from ostinato.errors import MemoryBudgetError, OstinatoIndexError, OstinatoTypeError, OstinatoValueError
 from ostinato.graph import Node, make
 from ostinato.ops.leaf import as_tensor, constant, describe
 from ostinato.ops.op import Op, Sample, register
@@ -171,6 +171,61 @@ TRIP_COUNT: Op = register(
 def trip_count(n: Node, lengths: list[Node], labels: list[str]) -> Any:
     """`n`, checked at run time to be at least 0 and at most each of `lengths`."""
     return make(TRIP_COUNT, (n, *lengths), (tuple(labels),))
+
+
+def _within_budget_numpy(x: Any, needed: Any, *, budget: int, label: str) -> Any:
+    if needed > budget:
+        raise MemoryBudgetError(
+            f"{label}: derivatives may keep {budget} bytes, which is too little; {int(needed)} bytes are enough"
+        )
+    return x
+
+
+WITHIN_BUDGET: Op = register(
+    Op(
+        "within_budget",
+        infer=lambda x, needed, *, budget, label: x.type,
+        numpy=_within_budget_numpy,
+        params=("budget", "label"),
+        samples=(Sample(lambda n: make(WITHIN_BUDGET, (n, constant(5)), (8, "a loop")), (np.int64(4),)),),
+        doc="An integer scalar, if so many bytes are within a budget.",
+    )
+)
+
+
+def within_budget(x: Any, needed: Any, budget: int, label: str) -> Any:
+    """The integer scalar `x`, checked at run time: `needed` bytes are not more than `budget`."""
+    return make(WITHIN_BUDGET, (x, needed), (budget, label))
+
+
+def _steps_reached_numpy(rows: Any, found: Any, made: Any, *, label: str) -> Any:
+    if found < len(rows):
+        raise OstinatoIndexError(
+            f"{label}: keep=at(...) asks for {len(rows)} steps in ascending order, but only {int(found)} of them are "
+            f"among the {int(made)} that were made"
+        )
+    return rows
+
+
+STEPS_REACHED: Op = register(
+    Op(
+        "steps_reached",
+        infer=lambda rows, found, made, *, label: rows.type,
+        numpy=_steps_reached_numpy,
+        vjp=lambda g, out, rows, found, made, *, label: (g, None, None),
+        sizes=lambda rows, found, made, *, label: sizes(rows),
+        params=("label",),
+        samples=(
+            Sample(lambda x: make(STEPS_REACHED, (x, constant(2), constant(5)), ("y",)), (np.array([1.0, 2.0]),)),
+        ),
+        doc="Rows that a loop collected, if it reached the step of each of them.",
+    )
+)
+
+
+def steps_reached(rows: Any, found: Any, made: Any, label: str) -> Any:
+    """`rows`, checked at run time to be as many as were found in so many steps."""
+    return make(STEPS_REACHED, (rows, found, made), (label,))
 
 
 def _check_rows_numpy(x: Any, *, least: int, label: str) -> Any:

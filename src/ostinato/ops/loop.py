@@ -8,7 +8,8 @@ and its body a Graph
 
     (t, *sequence slices, *carries, *invariants) -> (*next carries, *outputs[, keep_going])
 
-Row t of a sequence is read at step t; t counts up from 0. Taps, reversals and offsets are views made
+Row t of a sequence is read at step t; t counts up from 0. An output has a row per step, or, if it is
+thinned, one for each k-th step from the first on, where k is an invariant. Taps, reversals and offsets are views made
 outside the loop by ordinary slices; a history is a carry that ordinary indexing ops read and write.
 Only `split` and `body_of` know the flat orders above. The reverse is in `loop_reverse`, the forward derivative in
 `loop_forward`.
@@ -16,8 +17,8 @@ Only `split` and `body_of` know the flat orders above. The reverse is in `loop_r
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -31,6 +32,22 @@ from ostinato.types import TensorType, TupleType, fits, join
 
 
 @dataclass(frozen=True)
+class Checkpoint:
+    """How derivatives of a loop save memory: the carries are kept at every so many-th step, and steps are made again.
+
+    Attributes
+    ----------
+    every : that many steps, or None
+    budget : bytes that what is kept may take, or None; one of both is given, or neither: then all is kept.
+    shared : whether the budget is for all loops of a function together.
+    """
+
+    every: int | None = None
+    budget: int | None = None
+    shared: bool = False
+
+
+@dataclass(frozen=True)
 class LoopSpec:
     """The static part of a Loop.
 
@@ -41,6 +58,9 @@ class LoopSpec:
     has_until : the body's last result says whether another step follows.
     truncate : how many of the last steps a derivative goes back; None for all.
     name : the user's name of the loop, for messages.
+    thinning : per output which invariant says that only each so many-th step is recorded; None for every step.
+        Shorter than the outputs, it stands for all of them that follow, too.
+    checkpoint : what a derivative may keep of the steps; see `rewrite.checkpoints`. None leaves it to others.
     """
 
     body: Graph
@@ -49,10 +69,16 @@ class LoopSpec:
     has_until: bool = False
     truncate: int | None = None
     name: str | None = None
+    thinning: tuple[int | None, ...] = ()
+    checkpoint: Checkpoint | None = None
 
     @property
     def n_outputs(self) -> int:
         return len(self.body.results) - self.n_carries - self.has_until
+
+    def thinned(self, j: int) -> int | None:
+        """Which invariant says how output j is thinned; None if it is not."""
+        return self.thinning[j] if j < len(self.thinning) else None
 
 
 class LoopInputs(NamedTuple):
@@ -76,6 +102,9 @@ class Body(NamedTuple):
     keep_going: Any
 
 
+COUNT = TensorType("int64", ())
+
+
 def split(spec: LoopSpec, inputs: Sequence[Any]) -> LoopInputs:
     """The flat inputs of a Loop (nodes or values) by kind."""
     s, c = 1 + spec.n_sequences, 1 + spec.n_sequences + spec.n_carries
@@ -96,13 +125,16 @@ def body_of(spec: LoopSpec) -> Body:
 def _loop_infer(*inputs: Node, spec: LoopSpec) -> TupleType:
     given, body = split(spec, inputs), body_of(spec)
     problems = [*_read_problems(given, body), *_carry_problems(given, body)]
-    if given.trip_count.type != TensorType("int64", ()):
+    counts = [given.invariants[k] for k in spec.thinning if k is not None]
+    problems += [f"what thins an output is an int64 scalar, not {k.type}" for k in counts if k.type != COUNT]
+    if given.trip_count.type != COUNT:
         problems.append(f"the trip count is an int64 scalar, not {given.trip_count.type}")
     if problems:
         raise VerificationError(f"loop {spec.name or ''}: " + "; ".join(problems))
     value = given.trip_count.params[0].array if given.trip_count.op is CONSTANT else None
     steps = None if spec.has_until or value is None else int(value)
-    stacked = [o.type.with_shape((steps, *o.type.shape)) for o in body.outputs]
+    rows = [steps if spec.thinned(j) is None else None for j in range(spec.n_outputs)]
+    stacked = [o.type.with_shape((n, *o.type.shape)) for n, o in zip(rows, body.outputs, strict=True)]
     return TupleType((*[c.type for c in body.carries], *stacked, TensorType("int64", ())))
 
 
@@ -140,7 +172,14 @@ def _item_sizes(x: Node, *, index: int) -> list[Any]:
     if index == len(x.type.items) - 1:
         return []
     steps = item(x, len(x.type.items) - 1) if spec.has_until else given.trip_count
-    return [steps, *sizes_outside(sizes(body.outputs[index - spec.n_carries]), given, body)]
+    thinned = spec.thinned(index - spec.n_carries)
+    rows = steps if thinned is None else kept_rows(steps, given.invariants[thinned])
+    return [rows, *sizes_outside(sizes(body.outputs[index - spec.n_carries]), given, body)]
+
+
+def kept_rows(steps: Any, every: Any) -> Any:
+    """How many of some steps are recorded if each so many-th is, from the first on."""
+    return (steps + (every - 1)) // every
 
 
 def sizes_outside(inner: Sequence[Size], given: LoopInputs, body: Body) -> list[Any]:
@@ -192,6 +231,25 @@ def item(x: Node, index: int) -> Any:
     return make(ITEM, (x,), (index,))
 
 
+def thin(loop: LoopResults, every: Mapping[int, Any]) -> LoopResults:
+    """A loop of some of whose outputs each so many-th row is recorded; the rest is as it was.
+
+    Parameters
+    ----------
+    every : for the number of each such output an int64 scalar
+    """
+    node = loop.trips_done.inputs[0]
+    spec: LoopSpec = node.params[0]
+    first = len(node.inputs)
+    counts = list(dict.fromkeys(every.values()))
+    params = [new_input(COUNT, "every") for _ in counts]
+    place = {c: first - 1 - spec.n_sequences - spec.n_carries + k for k, c in enumerate(counts)}
+    thinning = [place[every[j]] if j in every else spec.thinned(j) for j in range(spec.n_outputs)]
+    body = Graph((*spec.body.params, *params), spec.body.results)
+    new = make(LOOP, (*node.inputs, *counts), (replace(spec, body=body, thinning=tuple(thinning)),))
+    return results_of(new)
+
+
 class LoopResults(NamedTuple):
     """The results of a Loop by kind."""
 
@@ -207,7 +265,13 @@ def results_of(node: Node) -> LoopResults:
     return LoopResults(items[: spec.n_carries], items[spec.n_carries : -1], items[-1])
 
 
-def build_loop(body: Body, given: LoopInputs, truncate: int | None = None, name: str | None = None) -> LoopResults:
+def build_loop(
+    body: Body,
+    given: LoopInputs,
+    truncate: int | None = None,
+    name: str | None = None,
+    checkpoint: Checkpoint | None = None,
+) -> LoopResults:
     """A Loop from a body that may use variables of the outside: they become invariants.
 
     Parameters
@@ -236,6 +300,7 @@ def build_loop(body: Body, given: LoopInputs, truncate: int | None = None, name:
         body.keep_going is not None,
         truncate,
         name,
+        checkpoint=checkpoint,
     )
     flat = (given.trip_count, *given.sequences, *given.carries, *captured)
     return results_of(make(LOOP, flat, (spec,)))

@@ -12,7 +12,18 @@ from typing import Any
 from ostinato.graph import Node, substitute
 from ostinato.ops.elementwise import ge, le, where
 from ostinato.ops.leaf import constant, new_input
-from ostinato.ops.loop import Body, LoopInputs, LoopResults, LoopSpec, body_of, build_loop, results_of, split, zeros_of
+from ostinato.ops.loop import (
+    Body,
+    LoopInputs,
+    LoopResults,
+    LoopSpec,
+    body_of,
+    build_loop,
+    results_of,
+    split,
+    thin,
+    zeros_of,
+)
 
 
 def push_loop(given: Sequence[Any], node: Node, *inputs: Node, spec: LoopSpec) -> list[Any]:
@@ -90,7 +101,7 @@ class _Pushed:
         results = substitute(results, self._outside())
         c, y = spec.n_carries + len(self.carries), spec.n_outputs + len(self.outputs)
         places = self.places
-        return build_loop(
+        loop = build_loop(
             Body(
                 body.t,
                 (*body.sequences, *[places[body.sequences[i]] for i in self.sequences]),
@@ -108,7 +119,11 @@ class _Pushed:
             ),
             truncate=spec.truncate,
             name=f"tangent of {spec.name or 'loop'}",
+            checkpoint=spec.checkpoint,
         )
+        recorded = enumerate([*range(spec.n_outputs), *self.outputs])
+        counts = {k: given.invariants[at] for k, j in recorded if (at := spec.thinned(j)) is not None}
+        return thin(loop, counts) if counts else loop
 
     def _outside(self) -> dict[Node, Any]:
         """What the invariants and their tangents are outside of the loop."""

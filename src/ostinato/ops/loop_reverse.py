@@ -8,7 +8,7 @@ from math import prod
 from typing import Any, NamedTuple
 
 from ostinato.graph import Graph, Node, dependents, make, redirect, substitute, topological
-from ostinato.ops.elementwise import cast, le, minimum, where
+from ostinato.ops.elementwise import cast, eq, le, minimum, where
 from ostinato.ops.indexing import set_subtensor
 from ostinato.ops.leaf import CONSTANT, constant, new_input
 from ostinato.ops.loop import (
@@ -44,7 +44,7 @@ def reverse_loop(cotangents: list[Any], node: Node, inputs: Sequence[Node], spec
     forward = _recording(node, spec, body, residuals)
     steps = forward.trips_done if spec.has_until else given.trip_count
     back = steps if spec.truncate is None else minimum(steps, constant(spec.truncate, "int64"))
-    tables = {r: forward.outputs[i] for r, i in _recorded(body, residuals).items()}
+    tables = {r: forward.outputs[i] for r, i in _recorded(spec, body, residuals).items()}
     finals, rows = _backward_loop(reverse, _Reading(given, body, tables, steps, back), cotangents)
     return reverse.collect(given, finals, rows, steps, back)
 
@@ -166,7 +166,7 @@ def _residuals(reverse: _ReversedBody, body: Body, given: LoopInputs) -> list[No
     """
     results = reverse.results()
     order = topological(results)
-    at_hand = {body.t, *body.sequences, *body.invariants, *[o for o in body.outputs if o.op is not CONSTANT]}
+    at_hand = {body.t, *body.sequences, *body.invariants, *_recorded(reverse.spec, body, [])}
     at_hand |= {n for n in order if n.op is SIZE and n.inputs[0] in body.carries}
     wanted = _wanted(results, order, at_hand, dependents(results, set(reverse.seeds)), body, given)
     wanted = [_without_views(n) for n in wanted]
@@ -244,9 +244,10 @@ def _derivable(node: Node, at_hand: set[Node]) -> bool:
     return all(n in at_hand or n.op.cheap for n in topological([node], stop=at_hand))
 
 
-def _recorded(body: Body, residuals: list[Node]) -> dict[Node, int]:
-    """Which output of the recording loop holds which forward value."""
-    return {n: i for i, n in reversed(list(enumerate([*body.outputs, *residuals]))) if n.op is not CONSTANT}
+def _recorded(spec: LoopSpec, body: Body, residuals: list[Node]) -> dict[Node, int]:
+    """Which output of the recording loop holds which forward value of every step."""
+    places = reversed(list(enumerate([*body.outputs, *residuals])))
+    return {n: i for i, n in places if n.op is not CONSTANT and spec.thinned(i) is None}
 
 
 def _recording(node: Node, spec: LoopSpec, body: Body, residuals: list[Node]) -> LoopResults:
@@ -287,6 +288,13 @@ class _Reading(NamedTuple):
     def rows(self, x: Any) -> Any:
         return _flip(x if same_size(sizes(x)[0], _known(self.steps)) else x[: self.steps])
 
+    def thinned_row(self, x: Any, place: int | None, t: Any) -> Any:
+        """The cotangent of a thinned output at a step that may not be recorded: it is zero then."""
+        assert place is not None
+        every, step = self.given.invariants[place], self.steps - 1 - t
+        row = x[step // every]
+        return where(eq(step % every, 0), row, zeros_of(row))
+
 
 def _backward_loop(reverse: _ReversedBody, reading: _Reading, cotangents: list[Any]) -> tuple[list[Any], list[Any]]:
     body, c = reading.body, reverse.spec.n_carries
@@ -295,12 +303,14 @@ def _backward_loop(reverse: _ReversedBody, reading: _Reading, cotangents: list[A
     tables = {**dict(zip(body.sequences, reading.given.sequences, strict=True)), **reading.tables}
     inner = {n: new_input(n.type, n.name) for n in tables}
     seeds = reverse.output_seeds
+    thinned = {j: p for j, p in seeds.items() if reverse.spec.thinned(j) is not None}
     mapping: dict[Node, Any] = {**known_sizes(body, reading.given), body.t: reading.steps - 1 - t, **inner}
     mapping.update(zip(body.invariants, reading.given.invariants, strict=True))
+    mapping |= {p: reading.thinned_row(cotangents[c + j], reverse.spec.thinned(j), t) for j, p in thinned.items()}
     results = substitute(reverse.results(), mapping)
     n, s = len(reverse.carries), len(reverse.summed)
     sequences = {inner[n]: reading.rows(x) for n, x in tables.items()}
-    sequences |= {p: reading.rows(cotangents[c + j]) for j, p in seeds.items()}
+    sequences |= {p: reading.rows(cotangents[c + j]) for j, p in seeds.items() if j not in thinned}
     next_sums = [a + b for a, b in zip(sums, results[n : n + s], strict=True)]
     inits = [zeros_of(reading.given.carries[i]) if cotangents[i] is None else cotangents[i] for i in reverse.carries]
     inits += [zeros_of(reading.given.invariants[i]) for i in reverse.summed]

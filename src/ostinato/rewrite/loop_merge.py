@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import Any
 
 from ostinato.graph import Graph, Node, make, redirect, topological
-from ostinato.ops.loop import LOOP, Body, LoopResults, LoopSpec, body_of, results_of
+from ostinato.ops.loop import LOOP, LoopResults, LoopSpec, body_of, results_of
 from ostinato.rewrite.engine import rewrite_pass
 
 
@@ -45,18 +45,22 @@ def _merge(group: list[Node]) -> Node:
     """One loop that records what any of the group records; it makes the steps of the first."""
     specs: list[LoopSpec] = [n.params[0] for n in group]
     first = body_of(specs[0])
-    outputs = tuple(dict.fromkeys(o for s in specs for o in body_of(s).outputs))
+    recorded = tuple(dict.fromkeys(r for s in specs for r in _recorded(s)))
+    outputs, thinning = tuple([o for o, _ in recorded]), tuple([k for _, k in recorded])
     test = () if first.keep_going is None else (first.keep_going,)
     graph = Graph(specs[0].body.params, (*first.next_carries, *outputs, *test))
-    return make(LOOP, group[0].inputs, (replace(specs[0], body=graph),))
+    return make(LOOP, group[0].inputs, (replace(specs[0], body=graph, thinning=thinning),))
+
+
+def _recorded(spec: LoopSpec) -> list[tuple[Node, int | None]]:
+    """The outputs of a loop, and how each is thinned."""
+    return [(o, spec.thinned(j)) for j, o in enumerate(body_of(spec).outputs)]
 
 
 def _correspondence(node: Node, merged: LoopResults) -> dict[Node, Node]:
     own = results_of(node)
     spec: LoopSpec = merged.trips_done.inputs[0].params[0]
-    whole: Body = body_of(spec)
-    place = {o: i for i, o in enumerate(whole.outputs)}
+    place = {r: i for i, r in enumerate(_recorded(spec))}
     pairs = [*zip(own.finals, merged.finals, strict=True), (own.trips_done, merged.trips_done)]
-    outputs = body_of(node.params[0]).outputs
-    pairs += [(y, merged.outputs[place[o]]) for y, o in zip(own.outputs, outputs, strict=True)]
+    pairs += [(y, merged.outputs[place[r]]) for y, r in zip(own.outputs, _recorded(node.params[0]), strict=True)]
     return dict(pairs)

@@ -44,7 +44,8 @@ def _shrink(node: Node, wanted: set[int]) -> dict[Node, Any]:
     roots += [] if body.keep_going is None else [body.keep_going]
     needed = set(topological(roots))
     sequences = [i for i, s in enumerate(body.sequences) if s in needed]
-    invariants = [i for i, w in enumerate(body.invariants) if w in needed]
+    thinning = [spec.thinned(j) for j in outputs]
+    invariants = [i for i, w in enumerate(body.invariants) if w in needed or i in thinning]
     if len(roots) == len(spec.body.results) and len(sequences) + len(invariants) == len(body.sequences) + len(
         body.invariants
     ):
@@ -61,7 +62,13 @@ def _shrink(node: Node, wanted: set[int]) -> dict[Node, Any]:
         *_pick(given.carries, carries),
         *_pick(given.invariants, invariants),
     )
-    smaller = replace(spec, body=Graph(params, tuple(roots)), n_sequences=len(sequences), n_carries=len(carries))
+    smaller = replace(
+        spec,
+        body=Graph(params, tuple(roots)),
+        n_sequences=len(sequences),
+        n_carries=len(carries),
+        thinning=tuple([None if k is None else invariants.index(k) for k in thinning]),
+    )
     new, old = results_of(make(LOOP, inputs, (smaller,))), results_of(node)
     alias = {old.finals[i]: f for i, f in zip(carries, new.finals, strict=True)}
     alias |= {old.outputs[j]: y for j, y in zip(outputs, new.outputs, strict=True)}

@@ -533,7 +533,7 @@ class Emitter:
         if self.scopes[-1].takes_memory:
             b.store(frame.top, self._word(TOP))
             self.scopes[-1].takes_memory = False
-        used = b.add(frame.t, I64(1))
+        used = b.add(frame.t, I64(1)) if column.used is None else self.value(column.used)
         full = b.and_(b.icmp_signed("==", used, room), b.icmp_signed("<", used, frame.stop))
         here, grow, on = b.block, self.function.append_basic_block("grow"), self.function.append_basic_block("on")
         b.cbranch(full, grow, on)

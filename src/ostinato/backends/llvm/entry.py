@@ -55,11 +55,13 @@ OF_THREADS = Names(N_POOL + 14)
 LISTS = N_POOL + 14 + N_WORDS
 
 # Words of a descriptor: the native function, bytes of workspace to begin with, the runtime, whether a single
-# result is returned without a list; how many params and results, and words for them; the words of the context as
-# they are when a run begins; then for each param its dtype, number of dimensions, two types of scalars that are
+# result is returned without a list; how many params and results, and words for them; the bytes of the largest
+# workspace that is wanted, and those that a run would have taken beyond; the words of the context as they are when a
+# run begins; then for each param its dtype, number of dimensions, two types of scalars that are
 # welcome and, per dimension, the size or -1; then for each result its dtype and number of dimensions.
 FUNCTION, WORKSPACE, OF_RUNTIME, SINGLE, N_PARAMS, N_RESULTS, N_ARGUMENT_WORDS, N_RESULT_WORDS = range(8)
-CONTEXT = 8
+MOST, EXCEEDED = 8, 9
+CONTEXT = 10
 PARAMS = CONTEXT + N_CONTEXT
 _DTYPE, _NDIM, _SCALAR, _NUMBER, _SIZES = range(5)
 
@@ -76,6 +78,7 @@ TYPE_AT, NUMBER_AT = 8, 16
 DATA_AT, NDIM_AT, SIZES_AT, DTYPE_AT, FLAGS_AT, OWNER_AT = 16, 24, 32, 56, 64, 88
 _CONTIGUOUS, _OWNS, _ALIGNED, _WRITEABLE = 1, 4, 0x100, 0x400
 _SLACK = 1 << 12
+_LARGE = 1 << 20  # bytes of a workspace
 
 
 def runtime_module() -> ir.Module:
@@ -169,14 +172,23 @@ def _run(module: ir.Module, pool: Pool, drop: Any) -> Any:
         with w.when(w.is_(code, "!=", I32(TOO_SMALL))):
             b.ret(code)
         n_bytes = b.add(b.add(w.word(block, WANTED), end), I64(_SLACK))
+        # A small workspace doubles, so that it seldom has to grow. Pages of a large one are dear: some reserve will do.
         double = b.mul(room(w, block), I64(2))
-        larger = b.select(w.is_(n_bytes, "<", double), double, n_bytes)
+        least = b.select(w.is_(n_bytes, "<", I64(_LARGE)), double, b.add(n_bytes, b.ashr(n_bytes, I64(3))))
+        larger = b.select(w.is_(n_bytes, "<", least), least, n_bytes)
+        with w.when(w.is_(larger, ">", w.word(descriptor, MOST))):
+            w.put(descriptor, EXCEEDED, larger)
+            b.ret(code)
         new = b.call(pool.take, [runtime, larger])
         with w.when(w.is_(new, "==", NULL)):
             b.ret(I32(NO_MEMORY))
         w.copy(new, block, end)
         w.put(place, 0, new)
-        b.call(pool.give, [runtime, block])
+        is_large = w.is_(room(w, block), ">=", I64(_LARGE))
+        with w.when(is_large):  # nobody will ask for so much again
+            b.call(pool.free, [runtime, block])
+        with w.when(b.not_(is_large)):
+            b.call(pool.give, [runtime, block])
         w.put(descriptor, WORKSPACE, larger)
     b.unreachable()
     return w.function

@@ -42,6 +42,7 @@ class Pool:
         self.trim = self._trim()
         self.take = self._take()
         self.give = self._give()
+        self.free = self._free_block()
 
     def _writer(self, name: str, result: Any, *params: Any) -> Writer:
         return Writer(self.module, f"pool.{name}", result, params)
@@ -96,6 +97,13 @@ class Pool:
 
     def _free(self, w: Writer, block: Any) -> None:
         w.call(w.word(w.args[0], FREE), ir.VoidType(), [w.word(block, _GIVEN, PTR)])
+
+    def _free_block(self) -> Any:
+        """Give a block to the system."""
+        w = self._writer("free", ir.VoidType(), PTR, PTR)
+        self._free(w, w.args[1])
+        w.b.ret_void()
+        return w.function
 
     def _take(self) -> Any:
         """A block with room for so many bytes; null if there is no memory."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -19,14 +19,16 @@ from ostinato.backends import Executable
 from ostinato.backends.llvm.build import ASSUMES, CALLS_OUT, ONE_BLAS_THREAD, SPLITS, Build
 from ostinato.backends.llvm.callouts import CallOuts
 from ostinato.backends.llvm.emit import ARRAYS, CALL_OUT, SPREAD, THREADS
-from ostinato.backends.llvm.entry import WORKSPACE
+from ostinato.backends.llvm.entry import EXCEEDED, WORKSPACE
 from ostinato.backends.llvm.externals import one_blas_thread
-from ostinato.backends.llvm.runtime import Signature, runtime
+from ostinato.backends.llvm.runtime import NO_LIMIT, Signature, runtime
 from ostinato.backends.llvm.threads import available_cores
 from ostinato.backends.reference import Interpreter
 from ostinato.config import config
 from ostinato.graph import Graph
 from ostinato.lower.scalarize import UnsupportedError
+from ostinato.memory import available_memory
+from ostinato.ops.loop import LOOP
 
 
 def compile_graph(graph: Graph) -> Executable:
@@ -35,13 +37,30 @@ def compile_graph(graph: Graph) -> Executable:
 
 
 def compile_closed(closed: Graph, rewritten: Callable[[], Graph]) -> Executable:
-    """The same for a closed Graph; it is rewritten only if its code is not in the cache."""
-    return _native_or_interpreted(Build(closed, rewritten))
+    """The same for a closed Graph; it is rewritten only if its code is not in the cache.
+
+    By default it gives up when it would take most of the memory, and one whose loops keep less runs instead.
+    """
+    most = available_memory() if config.memory_budget == "auto" else None
+    if most is None or not any(n.op is LOOP for n in closed.nodes()):
+        return _native_or_interpreted(Build(closed, rewritten))
+    most = 1 << (most // 2).bit_length() - 1  # rounded, so that the code is found in the cache
+    floatX = config.floatX
+
+    def frugal() -> Build:
+        from ostinato.rewrite.checkpoints import with_budget
+        from ostinato.rewrite.pipeline import rewrite
+
+        with config.change_flags(floatX=floatX):
+            marked = with_budget(closed, most)
+            return Build(marked, lambda: rewrite(marked))
+
+    return _native_or_interpreted(Build(closed, rewritten), most, frugal)
 
 
-def _native_or_interpreted(build: Build) -> Executable:
+def _native_or_interpreted(build: Build, most: int = NO_LIMIT, frugal: Callable[[], Build] | None = None) -> Executable:
     try:
-        return Native(build)
+        return Native(build, most, frugal)
     except UnsupportedError as missing:
         return Interpreter(build.graph, f", since it has no native form: {missing}")
 
@@ -52,7 +71,8 @@ class Native:
     Calls from several threads at once are fine: each works in memory of its own, without the GIL.
     """
 
-    def __init__(self, graph: Graph | Build) -> None:
+    def __init__(self, graph: Graph | Build, most: int = NO_LIMIT, frugal: Callable[[], Build] | None = None) -> None:
+        self._frugal, self._frugal_run = frugal, cast("Native | None", None)
         self.build = build = graph if isinstance(graph, Build) else Build(graph)
         found, self.report = build.compile()
         self._compiled, self._marks = found.compiled, found.marks
@@ -72,7 +92,7 @@ class Native:
         params, results = ([(np.dtype(n.type.dtype), n.type.shape) for n in ns] for ns in ends)
         self._signature = Signature(params, results)
         self._dtypes = [dtype for dtype, _ in params]
-        self._descriptor = runtime().descriptor(self._compiled.address, self._signature, context)
+        self._descriptor = runtime().descriptor(self._compiled.address, self._signature, context, most)
         self._functions: list[Callable[..., Any]] = []
         self._fast = self._c_function(single=False)
         self._otherwise: Executable | None = None
@@ -95,7 +115,8 @@ class Native:
     @property
     def compilations(self) -> int:
         """How often machine code was made for the graph, or loaded."""
-        return 1 + getattr(self._otherwise, "compilations", 0)
+        others = (self._otherwise, self._frugal_run)
+        return 1 + sum(getattr(other, "compilations", 0) for other in others)
 
     def direct(self, single: bool) -> Callable[..., Any] | None:
         """A C function that takes arrays and returns arrays, without any Python between; None if there is none.
@@ -117,10 +138,29 @@ class Native:
         return made
 
     def __call__(self, arrays: Sequence[Any]) -> list[Any]:
+        if self._frugal is not None and self._gave_up():
+            return self._frugally(arrays)
         ready = [_readable(a, dtype) for a, dtype in zip(arrays, self._dtypes, strict=True)]
         with one_blas_thread() if ONE_BLAS_THREAD in self._marks else nullcontext():
             found = self._found(ready)
+        if found is None and self._frugal is not None and self._gave_up():
+            return self._frugally(arrays)
         return self._without_assumptions(arrays) if found is None else found
+
+    def _gave_up(self) -> bool:
+        """Whether a run wanted more memory than there is to be; forgotten by being told."""
+        words = [self._descriptor, *[f.__self__ for f in self._functions]]  # type: ignore[attr-defined]
+        gave_up = any(d[EXCEEDED] for d in words)
+        for d in words:
+            d[EXCEEDED] = 0
+        return gave_up
+
+    def _frugally(self, arrays: Sequence[Any]) -> list[Any]:
+        """The results, with less kept for derivatives."""
+        assert self._frugal is not None
+        if self._frugal_run is None:
+            self._frugal_run = Native(self._frugal())
+        return self._frugal_run(arrays)
 
     def _found(self, ready: Sequence[Any]) -> list[Any] | None:
         """The results; None if native code fails."""

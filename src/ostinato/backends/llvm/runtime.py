@@ -33,6 +33,7 @@ Parameter = tuple[np.dtype[Any], tuple[int | None, ...]]  # dtype and static sha
 
 _WAITING_LIMIT = 1 << 28  # bytes of memory that may wait for their next use
 _FIRST_WORKSPACE = 1 << 16
+NO_LIMIT = 1 << 62
 _NO_MEMORY = b"there is not enough memory for the results of a natively compiled function, or to compute them"
 _FASTCALL = 0x80
 _OWNER_NAME = b"mem_handler"  # NumPy insists on it
@@ -98,18 +99,19 @@ class Runtime:
         """Free all memory that waits in the pool."""
         self._trim(self.address, 0)
 
-    def descriptor(self, function: int, signature: Signature, context: dict[int, int]) -> Words:
+    def descriptor(self, function: int, signature: Signature, context: dict[int, int], most: int = NO_LIMIT) -> Words:
         """The table that describes the native function at an address to `entry.py`; see there.
 
         Parameters
         ----------
         context : words of the context with which a run begins, by their number.
+        most : bytes beyond which the function gives up instead of taking a larger workspace.
         """
         n_arguments = sum(1 + len(shape) for _, shape in signature.params)
         n_results = sum(1 + len(shape) for _, shape in signature.results)
         head = [function, _FIRST_WORKSPACE, self.address, 0, len(signature.params), len(signature.results)]
         start = {RUNTIME: self.address, TAKE: self.functions["take"], **context}
-        words = [*head, n_arguments, n_results, *[start.get(k, 0) for k in range(N_CONTEXT)]]
+        words = [*head, n_arguments, n_results, most, 0, *[start.get(k, 0) for k in range(N_CONTEXT)]]
         for dtype, shape in signature.params:
             scalar = id(dtype.type) if not shape else 0
             number = id(float) if not shape and dtype == np.float64 else 0

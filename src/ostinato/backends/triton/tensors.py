@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from ostinato.config import config
+from ostinato.ops.control import STEPS_REACHED
 
 # How many of an op's inputs are arrays; the rest are sizes and positions, which stay on the host.
 N_ARRAYS = {
@@ -159,6 +160,13 @@ def _specify_shape(x: Any, *shape: Any) -> Any:
     if tuple(x.shape) != tuple(int(s) for s in shape):
         raise ValueError(f"the shape is {tuple(x.shape)}, not {tuple(int(s) for s in shape)}")
     return x
+
+
+@rule("steps_reached")
+def _steps_reached(rows: Any, found: Any, made: Any, *, label: str) -> Any:
+    if int(found) < rows.shape[0]:
+        STEPS_REACHED.numpy(range(rows.shape[0]), int(found), int(made), label=label)  # says what is wrong
+    return rows
 
 
 @rule("check_rows")
