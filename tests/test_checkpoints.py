@@ -98,6 +98,17 @@ def integers_too(checkpoint: Any) -> tuple[list[Any], list[Any], list[np.ndarray
     return [x], [T.cast((ys * ys).sum(), "float32")], [rows(9).astype("float32")]
 
 
+def random(checkpoint: Any) -> tuple[list[Any], list[Any], list[np.ndarray]]:
+    """New draws in every step, which are made again with the steps."""
+    x = T.vector("x")
+    streams = ostinato.RandomStreams(seed=7)
+    ys, _ = ostinato.scan(
+        lambda h, x: T.tanh(h * x + 0.3 * streams.normal((3,))), outputs_info=x, non_sequences=x, n_steps=13,
+        checkpoint=checkpoint,
+    )  # fmt: skip
+    return [x], [(ys**2).sum()], [rows(3)]
+
+
 def truncated(checkpoint: Any) -> tuple[list[Any], list[Any], list[np.ndarray]]:
     """Derivatives that go back four steps."""
     x, h = T.vector("x"), T.scalar("h")
@@ -105,7 +116,7 @@ def truncated(checkpoint: Any) -> tuple[list[Any], list[Any], list[np.ndarray]]:
     return [x, h], [ys[-1] + (ys**2).sum()], [rows(11), np.float64(0.1)]
 
 
-PROGRAMS = [recurrent, all_steps_count, until_it_stops, nested, integers_too, truncated]
+PROGRAMS = [recurrent, all_steps_count, until_it_stops, nested, integers_too, random, truncated]
 
 
 def derivatives(program: Any, checkpoint: Any, mode: str, order: int) -> list[np.ndarray]:
