@@ -298,6 +298,8 @@ def test_by_default_less_is_kept_when_memory_is_short(monkeypatch: pytest.Monkey
             np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-14)
     assert whole.compilations == 1
     assert short.compilations == 2
+    assert "half of the free memory" in short.explain()
+    assert "free memory" not in whole.explain()
     with ostinato.config.change_flags(memory_budget="none"):
         assert ostinato.function(inputs, wanted, mode="native")(x, h, w)[0] == whole(x, h, w)[0]
 

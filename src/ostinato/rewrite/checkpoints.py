@@ -377,7 +377,7 @@ class _Blocks:
         loop = build_loop(
             Body(t, (), (*carries, *held), (), tuple(results), tuple(begun), None),
             LoopInputs(self.n_blocks, (), (*given.carries, *rows), ()),
-            name=spec.name,
+            name=f"blocks of {spec.name or 'a loop'}",
         )
         if begun:
             self.saved[member.node] = loop.outputs if member.forward else [y[::-1] for y in loop.outputs]

@@ -160,6 +160,8 @@ class Native:
         assert self._frugal is not None
         if self._frugal_run is None:
             self._frugal_run = Native(self._frugal())
+            note = "A call would have filled more than half of the free memory; derivatives keep less in such calls."
+            self.report = replace(self.report, note=f"{self.report.note} {note}".strip())
         return self._frugal_run(arrays)
 
     def _found(self, ready: Sequence[Any]) -> list[Any] | None:
