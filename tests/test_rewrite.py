@@ -17,6 +17,7 @@ from ostinato.rewrite import algebra as algebra_module
 from ostinato.rewrite.algebra import algebra
 from ostinato.rewrite.constants import constant_folding
 from ostinato.rewrite.engine import PASSES, run_passes
+from ostinato.rewrite.loop_absorb import loop_absorb
 from ostinato.rewrite.loop_merge import loop_merge
 from ostinato.rewrite.loop_prune import loop_prune
 from ostinato.rewrite.pattern import rule
@@ -143,6 +144,71 @@ def test_loop_prune_keeps_what_the_condition_needs() -> None:
         lambda a, b: ([a + 1, b + 2], ostinato.until(a >= 3)), outputs_info=[zero, zero], n_steps=10
     )
     assert ostinato.function([], b)().tolist() == [2, 4, 6, 8]
+
+
+def same_values(before: Graph, after: Graph, *values: Any) -> None:
+    verify(after)
+    for a, b in zip(compile_graph(before)(values), compile_graph(after)(values), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+ABSORBED = """\
+graph(x: float64[?], w: float64):
+  %0 = size[axis=0] x : int64
+  %1 = loop[1 sequences, 2 carries] %0 x 0.5 0. w : (float64, float64, float64[?], float64[?], int64)  # tangent of loop
+    body(t: int64, x[t]: float64, output 0[t-1]: float64, t_output 0[t-1]: float64, w: float64):
+      %0 = mul output 0[t-1] w : float64
+      %1 = add %0 x[t] : float64
+      %2 = mul t_output 0[t-1] w : float64
+      %3 = add %2 output 0[t-1] : float64
+      return %1, %3, %1, %3
+  %2 = item[index=2] %1 : float64[?]
+  %3 = item[index=3] %1 : float64[?]
+  return %2, %3"""
+
+
+def test_loop_absorb_makes_one_of_the_loop_and_its_tangent() -> None:
+    x, w = T.dvector("x"), T.dscalar("w")
+    ys, _ = ostinato.scan(lambda v, h: h * w + v, sequences=x, outputs_info=T.constant(0.5, dtype="float64"))
+    graph = Graph((x, w), (ys, ostinato.jvp(ys, w, 1.0)))
+    assert len(loops(graph)) == 2
+    assert len(loops(loop_absorb(graph))) == 1
+    assert str(rewrite(graph)) == ABSORBED
+    same_values(graph, loop_absorb(graph), np.linspace(-1, 1, 5), np.float64(0.7))
+
+
+def test_loop_absorb_tells_states_that_start_alike_apart() -> None:
+    """The small loop has the second state of the large one; a third has other steps altogether."""
+    x = T.dvector("x")
+    zero = T.constant(0.0, dtype="float64")
+    (a, b), _ = ostinato.scan(lambda v, a, b: [a + v, b - v], sequences=x, outputs_info=[zero, zero])
+    sums, _ = ostinato.scan(lambda v, a: a + v, sequences=x, outputs_info=zero)
+    others, _ = ostinato.scan(lambda v, a: a * v, sequences=x, outputs_info=zero)
+    squares, _ = ostinato.map(lambda v: v**2, sequences=x)
+    graph = Graph((x,), (a, b, sums, others, squares))
+    after = loop_absorb(graph)
+    assert len(loops(after)) == 2  # what has no state can be recorded by any of them
+    same_values(graph, after, np.arange(4.0))
+
+
+def test_loop_absorb_leaves_loops_that_need_each_other() -> None:
+    """The direction of the tangent is made of the values: they must be there first."""
+    x, w = T.dvector("x"), T.dscalar("w")
+    ys, _ = ostinato.scan(lambda v, h: T.sin(h * w) + v, sequences=x, outputs_info=T.constant(0.5, dtype="float64"))
+    graph = Graph((x, w), (ys, ostinato.jvp(ys, x, T.cos(ys))))
+    assert len(loops(loop_absorb(graph))) == 2
+    same_values(graph, loop_absorb(graph), np.linspace(-1, 1, 5), np.float64(0.7))
+
+
+def test_loop_absorb_with_until() -> None:
+    x, w = T.dvector("x"), T.dscalar("w")
+    ys, _ = ostinato.scan(
+        lambda v, h: (h * w + v, ostinato.until(h > 2)), sequences=x, outputs_info=T.constant(0.5, dtype="float64")
+    )
+    first = ostinato.jvp(ys, [x, w], [T.ones_like(x), 1.0])
+    graph = Graph((x, w), (ys, ys.shape[0], first, ostinato.jvp(first, w, 1.0)))
+    assert len(loops(loop_absorb(graph))) == 1
+    same_values(graph, loop_absorb(graph), np.linspace(0, 2, 9), np.float64(0.9))
 
 
 GOLDEN = """\

@@ -186,12 +186,12 @@ def push(roots: Sequence[Any], targets: Sequence[Any], given: Sequence[Any], con
 
     Loops of the same steps that record different things are taken for one, so that each is differentiated once.
     """
+    from ostinato.rewrite.loop_absorb import without_absorbed
     from ostinato.rewrite.loop_merge import merged_loops
 
     places = [*roots, *targets, *constants]
     replaced = merged_loops(places)
-    if replaced:
-        places = redirect(places, replaced)
+    places = without_absorbed(redirect(places, replaced) if replaced else places)
     n, m = len(roots), len(targets)
     seeds: dict[Node, Any] = {}
     for w, t in zip(places[n : n + m], given, strict=True):

@@ -314,12 +314,12 @@ def _merged(
 
     Without this each order of differentiation would reverse every such loop anew.
     """
+    from ostinato.rewrite.loop_absorb import without_absorbed
     from ostinato.rewrite.loop_merge import merged_loops
 
     roots = [n for pair in seeds for n in pair] + targets + constants
     replaced = merged_loops(roots)
-    if replaced:
-        roots = redirect(roots, replaced)
+    roots = without_absorbed(redirect(roots, replaced) if replaced else roots)
     n, m = 2 * len(seeds), len(targets)
     pairs = list(zip(roots[:n:2], roots[1:n:2], strict=True))
     return pairs, roots[n : n + m], roots[n + m :]

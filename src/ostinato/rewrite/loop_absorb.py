@@ -1,0 +1,101 @@
+"""loop_absorb: a loop whose steps another loop makes among others is dropped.
+
+before:  y      = loop(n, x, h; (x_t, h) -> (h', y))
+         y, dy  = loop(n, x, dx, h, dh; (x_t, dx_t, h, dh) -> (h', dh', y, dy))   # the tangent of the first one
+after:   y, dy  = loop(n, x, dx, h, dh; (x_t, dx_t, h, dh) -> (h', dh', y, dy))
+
+The larger loop must not need a result of the smaller one. What the smaller one records and the larger does
+not, the larger records from then on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from ostinato.graph import Graph, Node, dependents, make, redirect, substitute, topological
+from ostinato.ops.loop import LOOP, Body, LoopSpec, body_of, results_of, split
+from ostinato.rewrite.engine import rewrite_pass
+
+
+@rewrite_pass
+def loop_absorb(graph: Graph) -> Graph:
+    """Drop the loops of a graph whose steps are made by larger ones."""
+    return Graph(graph.params, tuple(without_absorbed(graph.results)))
+
+
+def without_absorbed(roots: Sequence[Any]) -> list[Any]:
+    """The roots, computed by loops of which none makes only steps that another one makes too."""
+    found = list(roots)
+    while alias := _absorbed(found):
+        found = redirect(found, alias)
+    return found
+
+
+def _absorbed(roots: Iterable[Node]) -> dict[Node, Any]:
+    """For each result of one loop that can go, the result of the larger loop; empty if there is none."""
+    roots = list(roots)
+    groups: dict[Any, list[Node]] = {}
+    for node in topological(roots):
+        if node.op is LOOP:
+            spec: LoopSpec = node.params[0]
+            groups.setdefault((node.inputs[0], spec.has_until, spec.truncate), []).append(node)
+    for group in groups.values():
+        for small in group:
+            for large in group:
+                if large is not small and (alias := _into(small, large)) and large not in dependents([large], {small}):
+                    return alias
+    return {}
+
+
+def _into(small: Node, large: Node) -> dict[Node, Any]:
+    """The results of one loop as results of another one that makes its steps; empty if that does not."""
+    own, whole = small.params[0], large.params[0]
+    body, larger = body_of(own), body_of(whole)
+    places = _places(small, large, body, larger)
+    if places is None:
+        return {}
+    results = substitute(own.body.results, places)
+    c, y = own.n_carries, own.n_carries + own.n_outputs
+    carries = {p: i for i, p in enumerate(larger.carries)}
+    at = [carries[places[p]] for p in body.carries]
+    if any(n is not larger.next_carries[i] for n, i in zip(results[:c], at, strict=True)):
+        return {}
+    if own.has_until and results[y] is not larger.keep_going:
+        return {}
+    outputs = list(dict.fromkeys([*larger.outputs, *results[c:y]]))
+    test = () if larger.keep_going is None else (larger.keep_going,)
+    graph = Graph(whole.body.params, (*larger.next_carries, *outputs, *test))
+    new = results_of(make(LOOP, large.inputs, (replace(whole, body=graph),)))
+    # Two outputs of the larger loop may be the same; the first place of each holds it.
+    row = {o: new.outputs[j] for j, o in enumerate(outputs)}
+    was, had = results_of(small), results_of(large)
+    alias = dict(zip(was.finals, [new.finals[i] for i in at], strict=True))
+    alias |= {old: row[o] for old, o in zip(was.outputs, results[c:y], strict=True)}
+    alias[was.trips_done] = new.trips_done
+    pairs = [*zip(had.finals, new.finals, strict=True), (had.trips_done, new.trips_done)]
+    pairs += [(old, row[o]) for old, o in zip(had.outputs, larger.outputs, strict=True)]
+    return alias | {old: n for old, n in pairs if old is not n}
+
+
+def _places(small: Node, large: Node, body: Body, larger: Body) -> dict[Node, Any] | None:
+    """What stands in the larger body for each param of the smaller: what is given the same outside. None if not all."""
+    given, wider = split(small.params[0], small.inputs), split(large.params[0], large.inputs)
+    if len(body.carries) > len(larger.carries) or not set(given.sequences) <= set(wider.sequences):
+        return None
+    places: dict[Node, Any] = {body.t: larger.t}
+    for params, values, others, there in (
+        (body.sequences, given.sequences, larger.sequences, wider.sequences),
+        (body.carries, given.carries, larger.carries, wider.carries),
+        (body.invariants, given.invariants, larger.invariants, wider.invariants),
+    ):
+        free = list(zip(others, there, strict=True))
+        for p, x in zip(params, values, strict=True):
+            # States may start alike; those of the larger loop that come from the smaller stand in its order.
+            fit = next((q for q in free if q[1] is x and q[0].type == p.type), None)
+            if fit is None:
+                return None
+            free.remove(fit)
+            places[p] = fit[0]
+    return places
