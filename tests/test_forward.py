@@ -52,11 +52,14 @@ def test_tangents_of_random_loops(program: Program) -> None:
     u = [rng.uniform(-1, 1, a.shape) for a in arrays]
     outputs = symbolic(program, inputs)
     tangents = ostinato.jvp(outputs, inputs, u, disconnected_outputs="ignore")
-    shapes = [y.shape for y in plain(program, arrays)]
-    v = [rng.uniform(-1, 1, s) for s in shapes]
+    values = plain(program, arrays)
+    v = [rng.uniform(-1, 1, y.shape) for y in values]
     pulled = ostinato.vjp(outputs, inputs, v, disconnected_inputs="ignore")
-    found = ostinato.function(inputs, [*tangents, *pulled], on_unused_input="ignore")(*arrays)
     n = len(outputs)
+    found = ostinato.function(inputs, [*tangents, *pulled, *outputs], on_unused_input="ignore")(*arrays)
+    found, made = found[: n + len(inputs)], found[n + len(inputs) :]
+    for y, expected in zip(made, values, strict=True):
+        np.testing.assert_allclose(y, expected, rtol=1e-12, atol=1e-13)
     for t, expected in zip(found[:n], plain_tangents(program, arrays, u), strict=True):
         np.testing.assert_allclose(t, expected, rtol=1e-10, atol=1e-11)
     pushed_side = sum(float((t * q).sum()) for t, q in zip(found[:n], v, strict=True))

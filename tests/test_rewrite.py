@@ -261,3 +261,13 @@ def test_orders_of_derivatives_do_not_multiply_loops() -> None:
         counts.append(len(loops(rewrite(Graph((x,), (y,))))))
     assert counts[:2] == [2, 4]
     assert all(later <= 2 * earlier for earlier, later in itertools.pairwise(counts))
+
+
+def test_loop_absorb_of_twins_that_record_more_and_less() -> None:
+    """Loops of the same params, as gradients make them: what one becomes by recording more may be the other."""
+    inputs, cost, g = recurrence()
+    again = T.grad(g, inputs[0])
+    graph = Graph(inputs, (cost, g, again, ostinato.jvp(g, inputs[0], T.ones_like(inputs[0]))))
+    after = loop_absorb(graph)
+    assert len(loops(after)) < len(loops(graph))
+    same_values(graph, after, np.linspace(-1, 1, 5), np.float64(0.7))

@@ -71,12 +71,12 @@ def _into(small: Node, large: Node) -> dict[Node, Any]:
     # Two outputs of the larger loop may be the same; the first place of each holds it.
     row = {o: new.outputs[j] for j, o in enumerate(outputs)}
     was, had = results_of(small), results_of(large)
-    alias = dict(zip(was.finals, [new.finals[i] for i in at], strict=True))
-    alias |= {old: row[o] for old, o in zip(was.outputs, results[c:y], strict=True)}
-    alias[was.trips_done] = new.trips_done
-    pairs = [*zip(had.finals, new.finals, strict=True), (had.trips_done, new.trips_done)]
+    pairs = [*zip(was.finals, [new.finals[i] for i in at], strict=True), (was.trips_done, new.trips_done)]
+    pairs += [(old, row[o]) for old, o in zip(was.outputs, results[c:y], strict=True)]
+    pairs += [*zip(had.finals, new.finals, strict=True), (had.trips_done, new.trips_done)]
     pairs += [(old, row[o]) for old, o in zip(had.outputs, larger.outputs, strict=True)]
-    return alias | {old: n for old, n in pairs if old is not n}
+    # Of twins one may be what the other one becomes.
+    return {old: n for old, n in pairs if old is not n}
 
 
 def _places(small: Node, large: Node, body: Body, larger: Body) -> dict[Node, Any] | None:
