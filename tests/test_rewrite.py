@@ -271,3 +271,18 @@ def test_loop_absorb_of_twins_that_record_more_and_less() -> None:
     after = loop_absorb(graph)
     assert len(loops(after)) < len(loops(graph))
     same_values(graph, after, np.linspace(-1, 1, 5), np.float64(0.7))
+
+
+def test_loop_absorb_keeps_which_rows_are_recorded() -> None:
+    x, w = T.dvector("x"), T.dscalar("w")
+    ys, _ = ostinato.scan(
+        lambda v, h: T.sin(h * w) + v,
+        sequences=x,
+        outputs_info=T.constant(0.5, dtype="float64"),
+        keep=ostinato.every(3),
+    )
+    tangent = ostinato.jvp(ys, w, 1.0)
+    graph = Graph((x, w), (ys, tangent, ys.shape[0], T.grad((tangent**2).sum(), w)))
+    after = loop_absorb(graph)
+    assert len(loops(after)) < len(loops(graph))
+    same_values(graph, after, np.linspace(-1, 1, 8), np.float64(0.7))

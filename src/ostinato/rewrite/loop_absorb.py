@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import Any
 
 from ostinato.graph import Graph, Node, dependents, make, redirect, substitute, topological
-from ostinato.ops.loop import LOOP, Body, LoopSpec, body_of, results_of, split
+from ostinato.ops.loop import LOOP, Body, LoopResults, LoopSpec, body_of, results_of, split
 from ostinato.rewrite.engine import rewrite_pass
 
 
@@ -40,7 +40,7 @@ def _absorbed(roots: Iterable[Node]) -> dict[Node, Any]:
     for node in topological(roots):
         if node.op is LOOP:
             spec: LoopSpec = node.params[0]
-            groups.setdefault((node.inputs[0], spec.has_until, spec.truncate), []).append(node)
+            groups.setdefault((node.inputs[0], spec.has_until, spec.truncate, spec.checkpoint), []).append(node)
     for group in groups.values():
         for small in group:
             for large in group:
@@ -64,19 +64,36 @@ def _into(small: Node, large: Node) -> dict[Node, Any]:
         return {}
     if own.has_until and results[y] is not larger.keep_going:
         return {}
-    outputs = list(dict.fromkeys([*larger.outputs, *results[c:y]]))
-    test = () if larger.keep_going is None else (larger.keep_going,)
-    graph = Graph(whole.body.params, (*larger.next_carries, *outputs, *test))
-    new = results_of(make(LOOP, large.inputs, (replace(whole, body=graph),)))
-    # Two outputs of the larger loop may be the same; the first place of each holds it.
-    row = {o: new.outputs[j] for j, o in enumerate(outputs)}
+    invariants = {p: i for i, p in enumerate(larger.invariants)}
+    every = [None if k is None else invariants[places[body.invariants[k]]] for k in map(own.thinned, range(y - c))]
+    wanted = list(zip(results[c:y], every, strict=True))
+    new, row = _recording(large, wanted)
     was, had = results_of(small), results_of(large)
     pairs = [*zip(was.finals, [new.finals[i] for i in at], strict=True), (was.trips_done, new.trips_done)]
-    pairs += [(old, row[o]) for old, o in zip(was.outputs, results[c:y], strict=True)]
+    pairs += [(old, row[o]) for old, o in zip(was.outputs, wanted, strict=True)]
     pairs += [*zip(had.finals, new.finals, strict=True), (had.trips_done, new.trips_done)]
-    pairs += [(old, row[o]) for old, o in zip(had.outputs, larger.outputs, strict=True)]
+    pairs += [(old, row[o]) for old, o in zip(had.outputs, _recorded(whole), strict=True)]
     # Of twins one may be what the other one becomes.
     return {old: n for old, n in pairs if old is not n}
+
+
+# An output of a body, and which invariant thins it.
+_Recorded = tuple[Node, int | None]
+
+
+def _recorded(spec: LoopSpec) -> list[_Recorded]:
+    return [(o, spec.thinned(j)) for j, o in enumerate(body_of(spec).outputs)]
+
+
+def _recording(node: Node, wanted: Sequence[_Recorded]) -> tuple[LoopResults, dict[_Recorded, Any]]:
+    """The same loop recording more, and where its results have what it records: each once."""
+    spec, body = node.params[0], body_of(node.params[0])
+    outputs = list(dict.fromkeys([*_recorded(spec), *wanted]))
+    test = () if body.keep_going is None else (body.keep_going,)
+    graph = Graph(spec.body.params, (*body.next_carries, *[o for o, _ in outputs], *test))
+    more = replace(spec, body=graph, thinning=tuple([k for _, k in outputs]))
+    new = results_of(make(LOOP, node.inputs, (more,)))
+    return new, dict(zip(outputs, new.outputs, strict=True))
 
 
 def _places(small: Node, large: Node, body: Body, larger: Body) -> dict[Node, Any] | None:
