@@ -312,14 +312,18 @@ def _merged(
 ) -> tuple[list[tuple[Any, Any]], list[Any], list[Any]]:
     """Seeds, targets and constants in a graph where loops that record more of the same steps are one.
 
-    Without this each order of differentiation would reverse every such loop anew.
+    Without this each order of differentiation would reverse every such loop anew. And the last row of a state is
+    its final value: the cotangent of all rows, zeros but for one, would be as large as they are.
     """
+    from ostinato.rewrite.last_only import last_states
     from ostinato.rewrite.loop_absorb import without_absorbed
     from ostinato.rewrite.loop_merge import merged_loops
 
     roots = [n for pair in seeds for n in pair] + targets + constants
     replaced = merged_loops(roots)
     roots = without_absorbed(redirect(roots, replaced) if replaced else roots)
+    replaced = last_states(roots, set(roots))
+    roots = redirect(roots, replaced) if replaced else roots
     n, m = 2 * len(seeds), len(targets)
     pairs = list(zip(roots[:n:2], roots[1:n:2], strict=True))
     return pairs, roots[n : n + m], roots[n + m :]

@@ -79,6 +79,13 @@ def is_reversal(node: Node) -> bool:
     return static_int(node.inputs[1]) == -1 and all(p == _FULL for p in node.params[0][1:])
 
 
+def is_last(node: Node) -> bool:
+    """Whether a node is `x[-1]`: the last row of an array."""
+    if node.op is not SUBTENSOR or node.params[0][0] is not None:
+        return False
+    return static_int(node.inputs[1]) == -1 and all(p == _FULL for p in node.params[0][1:])
+
+
 def _subtensor_sizes(x: Node, *values: Node, pattern: Pattern) -> list[Size | None]:
     pairs = zip(sizes(x), _unflatten(pattern, values), strict=True)
     return [_length(index, size) for size, index in pairs if isinstance(index, slice)]
