@@ -31,9 +31,9 @@ def test_an_interpreted_function() -> None:
     assert text.splitlines() == [
         "sums(x): interpreted with NumPy, step by step.",
         "The graph has 2 operations outside of loops.",
-        "Loop 'outer': 4 operations per step; reads 1 sequence, carries 1 value, records 1 output; "
+        "Loop 'outer': 3 operations per step; reads 1 sequence, carries 1 value, records 1 output; "
         "derivatives go back 2 steps.",
-        "  Loop: 1 operation per step; reads 0 sequences, carries 1 value, records 1 output.",
+        "  Loop: 1 operation per step; reads 0 sequences, carries 1 value, records 0 outputs.",
         "Text of a stage: explain('graph').",
     ]
 

@@ -12,11 +12,12 @@ import pytest
 import ostinato
 import ostinato.tensor as T
 from ostinato.backends.reference import compile_graph
-from ostinato.graph import Graph, topological
+from ostinato.graph import Graph, leaves, topological
 from ostinato.rewrite import algebra as algebra_module
 from ostinato.rewrite.algebra import algebra
 from ostinato.rewrite.constants import constant_folding
 from ostinato.rewrite.engine import PASSES, run_passes
+from ostinato.rewrite.last_only import last_only
 from ostinato.rewrite.loop_absorb import loop_absorb
 from ostinato.rewrite.loop_merge import loop_merge
 from ostinato.rewrite.loop_prune import loop_prune
@@ -286,3 +287,63 @@ def test_loop_absorb_keeps_which_rows_are_recorded() -> None:
     after = loop_absorb(graph)
     assert len(loops(after)) < len(loops(graph))
     same_values(graph, after, np.linspace(-1, 1, 8), np.float64(0.7))
+
+
+# ---- last_only --------------------------------------------------------------------------------------
+
+
+def last_rows(kind: str) -> tuple[list[Any], Any]:
+    """What is read of the ends of a loop's outputs: of a state, of an output that is not fed back, of several rows."""
+    x, n = T.dvector("x"), T.lscalar("n")
+
+    def step(x_t: Any, h: Any) -> Any:
+        outputs = [T.tanh(h + x_t), T.exp(x_t)]
+        return (outputs, ostinato.until(x_t > 2)) if kind == "until" else outputs
+
+    (h, y), _ = ostinato.scan(step, x[:n], [T.constant(0.5), None])
+    return [x, n], [h[-1], y[-1], y[-2:], h[-3:-1].sum(), y[-1] * h[-1]]
+
+
+@pytest.mark.parametrize("kind", ["for", "until"])
+def test_last_only_stores_no_rows(kind: str) -> None:
+    inputs, results = last_rows(kind)
+    before = loop_merge(Graph(tuple(inputs), tuple(results)))
+    after = loop_prune(last_only(before))
+    verify(after)
+    (loop,) = loops(after)
+    assert loop.params[0].n_outputs == 0
+    assert loop.params[0].n_carries == 1 + 2 + 2  # h, its two rows before, two of y
+    for n in (3, 4, 9):
+        values = [np.linspace(-1, 3, 9), np.int64(n)]
+        for a, b in zip(compile_graph(before)(values), compile_graph(after)(values), strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("mode", ["reference", "native"])
+def test_rows_that_were_never_made_are_missed_as_before(mode: str) -> None:
+    inputs, (h, y, few, *_) = last_rows("for")
+    state, output, two = (ostinato.function(inputs, r, mode=mode) for r in (h, y, few))
+    for f in (state, output):
+        with pytest.raises(IndexError):
+            f(np.ones(3), 0)
+    assert [len(two(np.ones(3), n)) for n in range(4)] == [0, 1, 2, 2]
+
+
+def test_last_only_leaves_rows_that_are_read_otherwise() -> None:
+    x = T.dvector("x")
+    y, _ = ostinato.scan(lambda x_t: T.exp(x_t), x)
+    for results in ([y[-1], y], [y[-1], y.sum()], [y[-9]], [y[0]], [y[::-1][-1]], [y[-1:0]], [y[T.lscalar("i")]]):
+        params = [n for n in leaves(results) if n.op.name == "input"]
+        graph = Graph(tuple(params), tuple(results))
+        assert last_only(graph) == graph
+
+
+def test_last_only_golden() -> None:
+    x = T.dvector("x")
+    h, _ = ostinato.scan(lambda x_t, h: T.tanh(h + x_t), x, T.constant(0.5))
+    graph = Graph((x,), (h[-1],))
+    after = loop_prune(last_only(graph))
+    (before_loop,), (loop,) = loops(graph), loops(after)
+    assert [str(t) for t in before_loop.type.items] == ["float64", "float64[?]", "int64"]
+    assert [str(t) for t in loop.type.items] == ["float64", "int64"]
+    assert np.array_equal(compile_graph(graph)([np.ones(4)])[0], compile_graph(after)([np.ones(4)])[0])

@@ -7,11 +7,20 @@ from ostinato.rewrite.algebra import algebra
 from ostinato.rewrite.checkpoints import checkpoints
 from ostinato.rewrite.constants import constant_folding
 from ostinato.rewrite.engine import Pass, run_passes
+from ostinato.rewrite.last_only import last_only
 from ostinato.rewrite.loop_absorb import loop_absorb
 from ostinato.rewrite.loop_merge import loop_merge
 from ostinato.rewrite.loop_prune import loop_prune
 
-PIPELINE: tuple[Pass, ...] = (loop_merge, loop_absorb, loop_prune, checkpoints, constant_folding, algebra)
+PIPELINE: tuple[Pass, ...] = (
+    loop_merge,
+    loop_absorb,
+    last_only,
+    loop_prune,
+    checkpoints,
+    constant_folding,
+    algebra,
+)
 
 
 def rewrite(graph: Graph) -> Graph:
