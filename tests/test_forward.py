@@ -251,7 +251,7 @@ def test_one_loop_and_nothing_recorded() -> None:
     )
     (loop,) = loops_of(ostinato.jvp(hs[-1], [w, h0], [1.0, 2.0]))
     spec = loop.params[0]
-    assert (spec.n_sequences, spec.n_carries, spec.n_outputs) == (1, 2, 1)
+    assert (spec.n_sequences, spec.n_carries, spec.n_outputs) == (1, 2, 0)
     assert ostinato.jvp([counts], h0, 1.0, disconnected_outputs="ignore", return_disconnected="None") == [None]
 
 
