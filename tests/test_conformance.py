@@ -52,7 +52,7 @@ ASKED = {
 
 @pytest.mark.parametrize(("program", "dtype", "mode"), CASES)
 def test_ostinato_is_right(program: Program, dtype: str, mode: str) -> None:
-    """Values and gradients, in float64 by forward mode too; `ostinato conformance` runs the rest."""
+    """Values, gradients and, in float64, forward mode, over reverse mode too; `ostinato conformance` runs the rest."""
     found, draws = run(program, [q for q in ASKED[dtype, mode] if q in program.quantities], dtype, mode)
     for quantity, arrays in found.items():
         cell = judge(program, quantity, dtype, Answer("ok", arrays, draws))

@@ -17,7 +17,7 @@ from ostinato.testing.conformance.table import failures, list_of_programs, markd
 _DTYPES = ("float64", "float32")
 _MODES = ("native", "reference")
 # The package that has to be there for a peer.
-_PACKAGES = {"jax": "jax", "pytensor": "pytensor", "torch": "torch", "torch (Python loop)": "torch"}
+_PACKAGES = {name: name.partition(" ")[0] for name in PEERS}
 
 
 def main(args: Sequence[str]) -> int:

@@ -25,7 +25,13 @@ from ostinato.testing.conformance.peers import decode, encode
 from ostinato.testing.conformance.program import Program
 
 # The module of each adapter in `peers`, by the name of its system.
-PEERS = {"jax": "jax_", "pytensor": "pytensor_", "torch": "torch_", "torch (Python loop)": "torch_loop"}
+PEERS = {
+    "jax": "jax_",
+    "pytensor": "pytensor_",
+    "pytensor (C)": "pytensor_c",
+    "torch": "torch_",
+    "torch (Python loop)": "torch_loop",
+}
 
 _HERE = Path(__file__).parent
 _START = "import sys; sys.path.insert(0, sys.argv[1]); from peers import serve; serve(sys.argv[2])"

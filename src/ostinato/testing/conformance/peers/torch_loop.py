@@ -1,0 +1,171 @@
+"""The programs in torch as Python loops, which is how most people write them: each step is run by the interpreter.
+
+Derivatives are those of `torch.func`, which compose to any order. A loop that ends early ends by `break`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils import _pytree as pytree
+
+from . import CannotError, gives_gradient, weights
+from .torch_programs import OF_CALLS, PROGRAMS, Rows
+
+
+def versions() -> dict[str, str]:
+    """Of torch and NumPy."""
+    return {"torch": torch.__version__, "numpy": np.__version__}
+
+
+class PythonLoops:
+    """Loops of the interpreter."""
+
+    def scan(
+        self, step: Callable[..., Any], init: Any, xs: Any = None, n: int | None = None, reverse: bool = False
+    ) -> tuple[Any, Any]:
+        """The last state, and the stacked outputs; of no steps those that a step would have, without rows."""
+        count = len(pytree.tree_leaves(xs)[0]) if n is None else n
+        carry, rows = init, []
+        for t in reversed(range(count)) if reverse else range(count):
+            carry, row = step(carry, _row(xs, t))
+            rows.append(row)
+        if not rows:
+            blank = None if xs is None else pytree.tree_map(lambda x: torch.zeros(x.shape[1:], dtype=x.dtype), xs)
+            example = step(init, blank)[1]
+            return carry, pytree.tree_map(lambda y: torch.zeros((0, *y.shape), dtype=y.dtype), example)
+        if reverse:
+            rows.reverse()
+        return carry, pytree.tree_map(lambda *parts: torch.stack(parts), *rows)
+
+    def until(self, step: Callable[..., Any], init: Any, xs: Any = None, n: int | None = None) -> tuple[Any, Rows]:
+        """As many steps as are made."""
+        state, rows = init, []
+        for t in range(len(xs) if n is None else n):
+            state, ends = step(state, _row(xs, t))
+            rows.append(state)
+            if ends:
+                break
+        return state, Rows(torch.stack(rows), len(rows))
+
+
+def _row(xs: Any, t: int) -> Any:
+    return None if xs is None else pytree.tree_map(lambda x: x[t], xs)
+
+
+def triangle(L: Any, a: Any, s: Any, n: int) -> Any:
+    rows = []
+    for t in range(1, n + 1):
+        r = s
+        for _ in range(t):
+            r = a * torch.sin(r) + s
+        s = r / 2
+        rows.append(s)
+    return [torch.stack(rows)]
+
+
+def fixed_point(L: Any, x: Any, a: Any) -> Any:
+    def step(x: Any, _: Any) -> Any:
+        new = torch.cos(a * x)
+        return new, (new - x).abs().max() < 2**-6
+
+    return [L.until(step, x, n=10**9)[0]]
+
+
+def random_walk(L: Any, a: Any, s: Any, h: Any, n: int) -> Any:
+    generator = torch.Generator().manual_seed(7)
+    rows, draws = [], []
+    for _ in range(n):
+        e = torch.randn((), generator=generator, dtype=a.dtype)
+        h = torch.tanh(a * h + s * e)
+        rows.append(h)
+        draws.append(e)
+    return [torch.stack(rows), torch.stack(draws)]
+
+
+def dropout(L: Any, x: Any, h: Any, w: Any) -> Any:
+    generator = torch.Generator().manual_seed(7)
+    rows, draws = [], []
+    for x_t in x:
+        u = torch.rand(h.shape, generator=generator, dtype=h.dtype)
+        h = torch.tanh(torch.where(u < 0.5, w * h, 0) + x_t * u)
+        rows.append(h)
+        draws.append(u)
+    return [torch.stack(rows), torch.stack(draws)]
+
+
+OWN = {"triangle": triangle, "fixed_point": fixed_point, "random_walk": random_walk, "dropout": dropout}
+RANDOM = {"random_walk", "dropout"}
+
+
+def run(
+    name: str, quantity: str, dtype: str, arguments: Mapping[str, Any], directions: Mapping[str, Any], calls: int
+) -> tuple[list[Any], Any]:
+    """The arrays of a quantity of a program, and what was drawn."""
+    program = {**PROGRAMS, **OWN}.get(name)
+    if program is None:
+        raise CannotError("not written for torch")
+    given = {n: tensor_or_int(a) for n, a in arguments.items()}
+    point = tuple(given[n] for n in directions)
+    along = tuple(torch.from_numpy(d) for d in directions.values())
+
+    def outputs(*moved: Any) -> list[Any]:
+        arguments = {**given, **dict(zip(directions, moved, strict=True))}
+        loops = PythonLoops()
+        return list(program(loops, given, **arguments) if name in OF_CALLS else program(loops, **arguments))
+
+    drawn = [outputs(*point)[-1].numpy()] if name in RANDOM else []
+
+    def counted(*moved: Any) -> list[Any]:
+        found = outputs(*moved)
+        return found[: len(found) - len(drawn)]
+
+    if quantity == "value":
+        found: Any = [o.array if isinstance(o, Rows) else o for o in counted(*point)]
+    else:
+        found = _derivative(quantity, lambda *moved: cost(counted(*moved)), along)(*point)
+        found = found if isinstance(found, tuple) else (found,)
+    return [o.detach().numpy() for o in found], drawn[0] if drawn else None
+
+
+def tensor_or_int(array: Any) -> Any:
+    """An argument for torch: a number of steps is an int."""
+    return int(array) if array.dtype.kind == "i" and array.ndim == 0 else torch.from_numpy(np.array(array))
+
+
+def cost(outputs: list[Any]) -> Any:
+    """The weighted sum of the outputs that are floats."""
+    total: Any = 0
+    for place, output in enumerate(outputs):
+        array, count = output if isinstance(output, Rows) else (output, None)
+        if array.is_floating_point():
+            weight = torch.from_numpy(weights(place, array.numel()).reshape(array.shape)).to(array.dtype)
+            if count is not None:
+                kept = (torch.arange(len(array)) < count).reshape(-1, *[1] * (array.ndim - 1))
+                weight = torch.where(kept, weight, 0)
+            total = total + (array * weight).sum()
+    return total
+
+
+def _derivative(word: str, f: Callable[..., Any], along: tuple[Any, ...]) -> Callable[..., Any]:
+    """The derivative that the letters of a word say, the last one first."""
+    places = tuple(range(len(along)))
+    is_gradient = False
+    for letter in reversed(word):
+        if letter == "R":
+            f = torch.func.grad(_inner(f, along) if is_gradient else f, places)
+            is_gradient = True
+        else:
+            f = _forward(f, along)
+    return _inner(f, along) if is_gradient and not gives_gradient(word) else f
+
+
+def _inner(f: Callable[..., Any], along: tuple[Any, ...]) -> Callable[..., Any]:
+    return lambda *moved: sum((g * d).sum() for g, d in zip(f(*moved), along, strict=True))
+
+
+def _forward(f: Callable[..., Any], along: tuple[Any, ...]) -> Callable[..., Any]:
+    return lambda *moved: torch.func.jvp(f, moved, along)[1]
