@@ -82,15 +82,20 @@ def _is_complex(value: Any) -> bool:
 
 def _loop(spec: LoopSpec, inputs: list[Any]) -> tuple[Any, ...]:
     n, sequences, carries, invariants = split(spec, inputs)
-    c, done, rows = spec.n_carries, 0, []
+    every = [1 if k is None else int(invariants[k]) for k in map(spec.thinned, range(spec.n_outputs))]
+    columns: list[list[Any]] = [[] for _ in every]
+    c, done = spec.n_carries, 0
     while done < n:
         values = (np.int64(done), *[s[done] for s in sequences], *carries, *invariants)
         results = _evaluate(spec.body.params, spec.body.results, values)
-        carries, done = tuple(results[:c]), done + 1
-        rows.append(results[c : c + spec.n_outputs])
+        carries = tuple(results[:c])
+        for column, value, k in zip(columns, results[c:], every, strict=False):
+            if done % k == 0:
+                column.append(value)
+        done += 1
         if spec.has_until and not results[-1]:
             break
-    stacked = [np.stack(column) for column in zip(*rows, strict=True)] if rows else _no_rows(spec, inputs)
+    stacked = [np.stack(column) for column in columns] if done else _no_rows(spec, inputs)
     return (*carries, *stacked, np.int64(done))
 
 
@@ -105,24 +110,11 @@ _AS_THEY_ARE = {"add", "sub", "mul", "true_div", "neg", "pow", "sum_to", "broadc
 _AS_THEY_ARE |= {"exp", "expm1", "log", "log2", "log10", "log1p", "sqrt", "sin", "cos", "tan", "sinh", "cosh", "tanh"}
 _AS_THEY_ARE |= {"arcsin", "arccos", "arctan", "arcsinh", "arccosh", "arctanh"}
 _AS_THEY_ARE |= {"size", "check_rows", "dimshuffle", "reshape", "concatenate", "specify_shape", "subtensor", "gather"}
-_AS_THEY_ARE |= {"item", "grad_clip", "matmul", "solve_triangular", "solve", "matrix_inverse", "det"}
+_AS_THEY_ARE |= {"item", "steps_reached", "grad_clip", "matmul", "solve_triangular", "solve", "matrix_inverse", "det"}
 
 # What they give is no smooth function of their operands, or one that derivatives do not pass.
-_ON_REAL_PARTS = {
-    "lt",
-    "le",
-    "gt",
-    "ge",
-    "eq",
-    "neq",
-    "isnan",
-    "isinf",
-    "logical_not",
-    "any",
-    "all",
-    "argmax",
-    "argmin",
-}
+_ON_REAL_PARTS = {"lt", "le", "gt", "ge", "eq", "neq", "isnan", "isinf", "logical_not", "any", "all"}
+_ON_REAL_PARTS |= {"argmax", "argmin", "argsort"}
 _ON_REAL_PARTS |= {"sign", "floor", "ceil", "trunc", "round", "floor_div", "trip_count", "arange"}
 _ON_REAL_PARTS |= {"disconnected_grad", "zero_grad"}
 

@@ -28,7 +28,7 @@ from ostinato.testing.conformance.program import Program
 PEERS = {
     "jax": "jax_",
     "pytensor": "pytensor_",
-    "pytensor (C)": "pytensor_c",
+    "pytensor (Python)": "pytensor_python",
     "torch": "torch_",
     "torch (Python loop)": "torch_loop",
 }

@@ -18,6 +18,10 @@ import numpy as np
 Array = np.ndarray[Any, Any]
 
 
+# What an adapter may take.
+_BYTES = 8 * 2**30
+
+
 class CannotError(Exception):
     """The library has no way to express a program, or a quantity of it; the message says why. A person's judgement."""
 
@@ -46,6 +50,7 @@ def gives_gradient(quantity: str) -> bool:
 
 def serve(module: str) -> None:
     """Answer requests, one a line, until there are no more."""
+    _limit_memory()
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what the library prints is no answer
 
@@ -61,6 +66,15 @@ def serve(module: str) -> None:
     send({"versions": adapter.versions()})
     for line in sys.stdin:
         send(_answer(adapter, json.loads(line)))
+
+
+def _limit_memory() -> None:
+    """Let a library that asks for too much fail, and not the machine."""
+    try:
+        import resource
+    except ImportError:  # not on Windows
+        return
+    resource.setrlimit(resource.RLIMIT_AS, (_BYTES, resource.getrlimit(resource.RLIMIT_AS)[1]))
 
 
 def _answer(adapter: Any, request: Mapping[str, Any]) -> dict[str, Any]:

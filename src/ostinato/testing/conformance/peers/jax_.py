@@ -1,7 +1,8 @@
 """The programs in JAX: `lax.scan`, `lax.while_loop` where there is no bound on the steps, masks where there is one.
 
-Lengths are static, as JAX has them. A loop that ends early and has a bound is a scan of as many steps as are allowed, in
-which the state stands still once the end is reached: that can be differentiated backwards, as `lax.while_loop` cannot.
+Lengths are static, as JAX has them. A loop that ends early and has a bound is a scan of as many steps as are allowed,
+in which the state stands still once the end is reached: that can be differentiated backwards, as `lax.while_loop`
+cannot.
 Truncation is `stop_gradient` between two scans, and a variable that is kept between calls is passed along.
 """
 
@@ -367,6 +368,13 @@ def truncated_never(x: Any, a: Any, h: Any) -> Any:
     return leaky(x, a, h)
 
 
+def checkpointed(x: Any, a: Any, h: Any) -> Any:
+    def segment(h: Any, rows: Any) -> Any:
+        return _last(lambda h, x_t: jnp.tanh(a * h + x_t), h, rows)
+
+    return [_last(jax.checkpoint(segment), h, x.reshape(-1, 2))]
+
+
 def stopped(x: Any, a: Any, h: Any) -> Any:
     return [_all(lambda h, x_t: jnp.tanh(a * lax.stop_gradient(h) + x_t) + h / 2, h, x)]
 
@@ -519,13 +527,13 @@ def affine(A: Any, b: Any, h: Any) -> Any:
     return [_all(lambda h, v: v[0] @ h + v[1], h, (A, b))]
 
 
-_WRITTEN = [
+_WRITTEN: list[Callable[..., Any]] = [
     leaky, power, second_order, distant, window, mixed_taps, pendulum, ranks, network, backwards, unequal, stateless,
     beside, last_only, constant_start, start_only, triangle, rows_and_columns, learning, chained, bidirectional,
     implicit, newton, fixed_point, threshold, until_rows, until_at_once, until_never, one_step, no_steps, no_rows,
-    no_batch, truncated, truncated_rows, truncated_taps, truncated_never, stopped, kinks, guarded, pointer, embedding,
-    history, zero_factor, counter, promoted, stored, mandelbrot, random_walk, dropout, markov, kalman, garch, lstm,
-    predators, affine,
+    no_batch, truncated, truncated_rows, truncated_taps, truncated_never, stopped, checkpointed, kinks, guarded,
+    pointer, embedding, history, zero_factor, counter, promoted, stored, mandelbrot, random_walk, dropout, markov,
+    kalman, garch, lstm, predators, affine,
 ]  # fmt: skip
 PROGRAMS: dict[str, Callable[..., Any]] = {f.__name__: f for f in _WRITTEN}
 OF_CALLS = {"stored"}

@@ -16,6 +16,7 @@ import pytensor
 import pytensor.tensor as pt
 from pytensor.gradient import disconnected_grad, pushforward
 from pytensor.scan import foldl, until
+from pytensor.scan.checkpoints import scan_checkpoints
 
 from . import CannotError, gives_gradient
 
@@ -322,6 +323,11 @@ def truncated_never(x: Any, a: Any, h: Any) -> Any:
     return _scan(lambda x_t, h: pt.tanh(a * h + x_t), [x], [h], truncate_gradient=5)
 
 
+def checkpointed(x: Any, a: Any, h: Any) -> Any:
+    rows, _ = scan_checkpoints(lambda x_t, h, a: pt.tanh(a * h + x_t), x, h, a, save_every_N=2)
+    return [rows[-1]]
+
+
 def stopped(x: Any, a: Any, h: Any) -> Any:
     return _scan(lambda x_t, h: pt.tanh(a * disconnected_grad(h) + x_t) + h / 2, [x], [h])
 
@@ -474,13 +480,13 @@ def affine(A: Any, b: Any, h: Any) -> Any:
     return _scan(lambda A_t, b_t, h: pt.dot(A_t, h) + b_t, [A, b], [h])
 
 
-_WRITTEN = [
+_WRITTEN: list[Callable[..., Any]] = [
     leaky, power, second_order, distant, window, mixed_taps, pendulum, ranks, network, backwards, unequal, stateless,
     beside, last_only, constant_start, start_only, triangle, rows_and_columns, learning, chained, bidirectional,
     implicit, newton, fixed_point, threshold, until_rows, until_at_once, until_never, one_step, no_steps, no_rows,
-    no_batch, truncated, truncated_rows, truncated_taps, truncated_never, stopped, kinks, guarded, pointer, embedding,
-    history, zero_factor, counter, promoted, stored, mandelbrot, random_walk, dropout, markov, kalman, garch, lstm,
-    predators, affine,
+    no_batch, truncated, truncated_rows, truncated_taps, truncated_never, stopped, checkpointed, kinks, guarded,
+    pointer, embedding, history, zero_factor, counter, promoted, stored, mandelbrot, random_walk, dropout, markov,
+    kalman, garch, lstm, predators, affine,
 ]  # fmt: skip
 PROGRAMS: dict[str, Callable[..., Any]] = {f.__name__: f for f in _WRITTEN}
 RANDOM = {"random_walk", "dropout"}

@@ -1,6 +1,7 @@
 """The programs by torch's own loop, `torch._higher_order_ops.scan`, called eagerly; a prototype, as torch says.
 
-It has no length without a sequence, so one of step numbers is made. Loops that end early and have a bound are scans of as
+It has no length without a sequence, so one of zeros is made. Its gradient fails on integers and booleans among states,
+and on integers as a sequence, so these are floats. Loops that end early and have a bound are scans of as
 many steps as are allowed, in which the state stands still once the end is reached; that without one is
 `while_loop`. Gradients are `torch.autograd.grad`, forward mode is `torch.func.jvp`.
 """
@@ -14,12 +15,13 @@ import numpy as np
 import torch
 from torch._higher_order_ops import scan, while_loop
 
-from . import CannotError, gives_gradient
-from .torch_loop import cost, tensor_or_int
+from . import CannotError
+from .torch_loop import cost, derivative_of, tensor_or_int
 from .torch_loop import versions as versions
 from .torch_programs import OF_CALLS, PROGRAMS, WITHOUT_INFLUENCE, Rows
 
 CANNOT = {
+    "checkpointed": "scan has no checkpoints",
     "random_walk": "scan takes no generator, and draws in a step are not reproducible",
     "dropout": "scan takes no generator, and draws in a step are not reproducible",
 }
@@ -31,8 +33,8 @@ class ScanLoops:
     def scan(
         self, step: Callable[..., Any], init: Any, xs: Any = None, n: int | None = None, reverse: bool = False
     ) -> tuple[Any, Any]:
-        """`scan` over rows, or over step numbers."""
-        return scan(step, init, torch.arange(n) if xs is None else xs, reverse=reverse)
+        """`scan` over rows, or over zeros."""
+        return scan(step, init, _zeros(init, n) if xs is None else xs, reverse=reverse)
 
     def until(self, step: Callable[..., Any], init: Any, xs: Any = None, n: int | None = None) -> tuple[Any, Rows]:
         """A scan of all steps that are allowed, most of which change nothing."""
@@ -40,12 +42,18 @@ class ScanLoops:
         def masked(carry: Any, x: Any) -> Any:
             state, ended, count = carry
             new, ends = step(state, x)
-            new = torch.where(ended, state, new)
-            return (new, ended | ends, count + ~ended), new.clone()
+            new = torch.where(ended > 0, state, new)
+            return (new, torch.maximum(ended, ends.to(ended.dtype)), count + 1 - ended), new.clone()
 
-        start = (init, torch.tensor(False), torch.tensor(0))
-        (state, _, count), rows = scan(masked, start, torch.arange(n) if xs is None else xs)
+        zero = torch.zeros((), dtype=init.dtype)
+        start = (init, zero, zero.clone())
+        (state, _, count), rows = scan(masked, start, _zeros(init, n) if xs is None else xs)
         return state, Rows(rows, count)
+
+
+def _zeros(init: Any, n: int | None) -> Any:
+    assert n is not None
+    return torch.zeros(n, dtype=(init[0] if isinstance(init, tuple) else init).dtype)
 
 
 def triangle(L: Any, a: Any, s: Any, n: int) -> Any:
@@ -54,10 +62,10 @@ def triangle(L: Any, a: Any, s: Any, n: int) -> Any:
             r = torch.where(k < t, a * torch.sin(r) + s, r)
             return r, r.clone()
 
-        new = scan(inner, s, torch.arange(n))[0] / 2
+        new = scan(inner, s, torch.arange(n, dtype=s.dtype))[0] / 2
         return new, new.clone()
 
-    return [scan(step, s, torch.arange(1, n + 1))[1]]
+    return [scan(step, s, torch.arange(1, n + 1, dtype=s.dtype))[1]]
 
 
 def fixed_point(L: Any, x: Any, a: Any) -> Any:
@@ -69,7 +77,42 @@ def fixed_point(L: Any, x: Any, a: Any) -> Any:
     return [while_loop(lambda x, moved, k: (moved >= 2**-6) & (k < 10**9), step, start)[0]]
 
 
-OWN = {"triangle": triangle, "fixed_point": fixed_point}
+def pointer(L: Any, table: Any, h: Any, i: int, n: int) -> Any:
+    def step(z: Any, _: Any) -> Any:
+        h, i = z
+        value = table.gather(0, i.long()[None])[0]
+        h, i = h * value + torch.sin(value), (3 * i + 2) % 4
+        return (h, i), (h.clone(), i.clone())
+
+    rows, places = L.scan(step, (h, torch.tensor(float(i), dtype=h.dtype)), n=n)[1]
+    return [rows, places.long()]
+
+
+def counter(L: Any, x: Any, s: Any) -> Any:
+    def step(z: Any, x_t: Any) -> Any:
+        s, k = z
+        k = k + (x_t > 0).to(k.dtype)
+        s = s + x_t * x_t / k
+        return (s, k), (s.clone(), k.clone())
+
+    rows, counts = L.scan(step, (s, torch.ones((), dtype=s.dtype)), x)[1]
+    return [rows, counts.long()]
+
+
+def mandelbrot(L: Any, x: Any, y: Any, n: int) -> Any:
+    def step(z: Any, _: Any) -> Any:
+        u, v, k = z
+        inside = u * u + v * v < 4
+        u, v = torch.where(inside, u * u - v * v + x, u), torch.where(inside, 2 * u * v + y, v)
+        return (u, v, k + inside.to(k.dtype)), u.clone()
+
+    zero = torch.zeros_like(x)
+    u, v, k = L.scan(step, (zero, zero.clone(), zero.clone()), n=n)[0]
+    return [u, v, k.long()]
+
+
+_OWN: list[Callable[..., Any]] = [triangle, fixed_point, pointer, counter, mandelbrot]
+OWN: dict[str, Callable[..., Any]] = {f.__name__: f for f in _OWN}
 
 
 def run(
@@ -91,38 +134,7 @@ def run(
     if quantity == "value":
         found: Any = [o.array[: int(o.count)] if isinstance(o, Rows) else o for o in outputs(*point)]
     else:
-        derivative = _derivative(quantity, lambda *moved: cost(outputs(*moved)), along, name in WITHOUT_INFLUENCE)
+        derivative = derivative_of(quantity, lambda *moved: cost(outputs(*moved)), along, name in WITHOUT_INFLUENCE)
         found = derivative(*point)
         found = found if isinstance(found, tuple) else (found,)
-    return [o.detach().numpy() for o in found], None
-
-
-def _derivative(
-    word: str, f: Callable[..., Any], along: tuple[Any, ...], may_be_unused: bool
-) -> Callable[..., Any]:
-    """The derivative that the letters of a word say, the last one first."""
-    is_gradient = False
-    for letter in reversed(word):
-        if letter == "R":
-            f = _gradient(_inner(f, along) if is_gradient else f, may_be_unused)
-            is_gradient = True
-        else:
-            f = _forward(f, along)
-    return _inner(f, along) if is_gradient and not gives_gradient(word) else f
-
-
-def _gradient(f: Callable[..., Any], may_be_unused: bool) -> Callable[..., Any]:
-    def gradient(*moved: Any) -> Any:
-        wrt = [v if v.requires_grad else v.detach().clone().requires_grad_() for v in moved]
-        rest = {"allow_unused": True, "materialize_grads": True} if may_be_unused else {}
-        return torch.autograd.grad(f(*wrt), wrt, create_graph=True, **rest)
-
-    return gradient
-
-
-def _inner(f: Callable[..., Any], along: tuple[Any, ...]) -> Callable[..., Any]:
-    return lambda *moved: sum((g * d).sum() for g, d in zip(f(*moved), along, strict=True))
-
-
-def _forward(f: Callable[..., Any], along: tuple[Any, ...]) -> Callable[..., Any]:
-    return lambda *moved: torch.func.jvp(f, moved, along)[1]
+    return [o.detach().numpy(force=True) for o in found], None

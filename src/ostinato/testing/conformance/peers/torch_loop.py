@@ -1,6 +1,7 @@
 """The programs in torch as Python loops, which is how most people write them: each step is run by the interpreter.
 
-Derivatives are those of `torch.func`, which compose to any order. A loop that ends early ends by `break`.
+Gradients are `torch.autograd.grad`; where forward mode takes part, all is of `torch.func`. A loop that ends early ends
+by `break`.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch.utils import _pytree as pytree
+from torch.utils.checkpoint import checkpoint
 
 from . import CannotError, gives_gradient, weights
 from .torch_programs import OF_CALLS, PROGRAMS, Rows
@@ -75,6 +77,15 @@ def fixed_point(L: Any, x: Any, a: Any) -> Any:
     return [L.until(step, x, n=10**9)[0]]
 
 
+def checkpointed(L: Any, x: Any, a: Any, h: Any) -> Any:
+    def segment(h: Any, first: Any, second: Any) -> Any:
+        return torch.tanh(a * torch.tanh(a * h + first) + second)
+
+    for t in range(0, len(x), 2):
+        h = checkpoint(segment, h, x[t], x[t + 1], use_reentrant=False)
+    return [h]
+
+
 def random_walk(L: Any, a: Any, s: Any, h: Any, n: int) -> Any:
     generator = torch.Generator().manual_seed(7)
     rows, draws = [], []
@@ -97,7 +108,13 @@ def dropout(L: Any, x: Any, h: Any, w: Any) -> Any:
     return [torch.stack(rows), torch.stack(draws)]
 
 
-OWN = {"triangle": triangle, "fixed_point": fixed_point, "random_walk": random_walk, "dropout": dropout}
+OWN: dict[str, Callable[..., Any]] = {
+    "triangle": triangle,
+    "fixed_point": fixed_point,
+    "checkpointed": checkpointed,
+    "random_walk": random_walk,
+    "dropout": dropout,
+}
 RANDOM = {"random_walk", "dropout"}
 
 
@@ -126,14 +143,19 @@ def run(
     if quantity == "value":
         found: Any = [o.array if isinstance(o, Rows) else o for o in counted(*point)]
     else:
-        found = _derivative(quantity, lambda *moved: cost(counted(*moved)), along)(*point)
+        found = derivative_of(quantity, lambda *moved: cost(counted(*moved)), along)(*point)
         found = found if isinstance(found, tuple) else (found,)
-    return [o.detach().numpy() for o in found], drawn[0] if drawn else None
+    return [o.detach().numpy(force=True) for o in found], drawn[0] if drawn else None
+
+
+_DTYPES = {"float64": torch.float64, "float32": torch.float32, "int64": torch.int64}
 
 
 def tensor_or_int(array: Any) -> Any:
     """An argument for torch: a number of steps is an int."""
-    return int(array) if array.dtype.kind == "i" and array.ndim == 0 else torch.from_numpy(np.array(array))
+    if array.dtype.kind == "i" and array.ndim == 0:
+        return int(array)
+    return torch.tensor(array.tolist(), dtype=_DTYPES[array.dtype.name]).reshape(array.shape)
 
 
 def cost(outputs: list[Any]) -> Any:
@@ -150,17 +172,30 @@ def cost(outputs: list[Any]) -> Any:
     return total
 
 
-def _derivative(word: str, f: Callable[..., Any], along: tuple[Any, ...]) -> Callable[..., Any]:
+def derivative_of(
+    word: str, f: Callable[..., Any], along: tuple[Any, ...], may_be_unused: bool = True
+) -> Callable[..., Any]:
     """The derivative that the letters of a word say, the last one first."""
     places = tuple(range(len(along)))
     is_gradient = False
     for letter in reversed(word):
         if letter == "R":
-            f = torch.func.grad(_inner(f, along) if is_gradient else f, places)
+            f = _inner(f, along) if is_gradient else f
+            # With forward mode only those of `torch.func` go together.
+            f = torch.func.grad(f, places) if "F" in word else _gradient(f, may_be_unused)
             is_gradient = True
         else:
             f = _forward(f, along)
     return _inner(f, along) if is_gradient and not gives_gradient(word) else f
+
+
+def _gradient(f: Callable[..., Any], may_be_unused: bool) -> Callable[..., Any]:
+    def gradient(*moved: Any) -> Any:
+        wrt = [v if v.requires_grad else v.detach().clone().requires_grad_() for v in moved]
+        rest = {"allow_unused": True, "materialize_grads": True} if may_be_unused else {}
+        return torch.autograd.grad(f(*wrt), wrt, create_graph=True, **rest)
+
+    return gradient
 
 
 def _inner(f: Callable[..., Any], along: tuple[Any, ...]) -> Callable[..., Any]:

@@ -366,11 +366,11 @@ def markov(L: Loops, x: Any, mean: Any, A: Any) -> Any:
 
 
 def kalman(L: Loops, y: Any, F: Any, c: Any, q: Any, r: Any) -> Any:
-    eye = torch.eye(3, dtype=y.dtype)
+    eye, transposed = torch.eye(3, dtype=y.dtype), F.T.clone()
 
     def step(z: Any, y_t: Any) -> Any:
         x, P, total = z
-        x, P = F @ x, F @ P @ F.T + q * eye
+        x, P = F @ x, F @ P @ transposed + q * eye
         Pc = P @ c
         s, e = c @ Pc + r, y_t - c @ x
         k = Pc / s
@@ -415,7 +415,7 @@ def affine(L: Loops, A: Any, b: Any, h: Any) -> Any:
     return [_all(L, lambda h, v: v[0] @ h + v[1], h, (A, b))]
 
 
-_WRITTEN = [
+_WRITTEN: list[Callable[..., Any]] = [
     leaky, power, second_order, distant, window, mixed_taps, pendulum, ranks, network, backwards, unequal, stateless,
     beside, last_only, constant_start, start_only, rows_and_columns, learning, chained, bidirectional, implicit, newton,
     threshold, until_rows, until_at_once, until_never, one_step, no_steps, no_rows, no_batch, truncated, truncated_rows,

@@ -1,4 +1,7 @@
-"""Programs whose derivatives are cut: truncated, or stopped. References run the cut part on arguments left alone."""
+"""Programs whose derivatives are cut (truncated, or stopped), or made with checkpoints.
+
+References run the part that is cut on arguments left alone.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ import ostinato.tensor as T
 from ostinato.scan import scan
 from ostinato.testing.conformance.program import program
 
-TOPIC = "cut derivatives"
+TOPIC = "derivatives that are cut, or saved memory for"
 
 
 @program(
@@ -111,3 +114,16 @@ def _(m: Any, x: Any, a: Any, h: Any, frozen: Any) -> Any:
         still = m.tanh(frozen["a"] * still + frozen["x"][t]) + still / 2
         rows.append(h)
     return [m.stack(rows)]
+
+
+@program(TOPIC, "checkpoints every 2 steps", orders=3, x=[0.5, -1.0, 0.25, 0.75, 1.5, -0.5], a=0.75, h=0.5)
+def checkpointed(x: Any, a: Any, h: Any) -> Any:
+    """h ← tanh(a h + x_t); the last h; for derivatives every second h is kept, and steps are made again"""
+    return [scan(lambda x_t, h: T.tanh(a * h + x_t), x, h, checkpoint=2)[0][-1]]
+
+
+@checkpointed.reference
+def _(m: Any, x: Any, a: Any, h: Any) -> Any:
+    for x_t in x:
+        h = m.tanh(a * h + x_t)
+    return [h]

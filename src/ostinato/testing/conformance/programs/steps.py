@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 import ostinato.tensor as T
+from ostinato.random import RandomStreams
 from ostinato.scan import scan
 from ostinato.shared import shared
 from ostinato.testing.conformance.program import Built, program
@@ -230,3 +231,55 @@ def _(m: Any, x: Any, y: Any, n: Any) -> Any:
         vs.append(v)
         ks.append(k)
     return [m.stack(us), m.stack(vs), np.array(ks, "int64")]
+
+
+@program(TOPIC, "a new normal number in each step", is_random=True, a=0.75, s=0.5, h=0.25, n=5)
+def random_walk(a: Any, s: Any, h: Any, n: Any) -> Any:
+    """h ← tanh(a h + s e) with e drawn from N(0, 1) in each step; every h"""
+    streams = RandomStreams(7)
+
+    def step(h: Any) -> Any:
+        e = streams.normal(dtype=h.dtype)
+        return [T.tanh(a * h + s * e), e]
+
+    outputs, updates = scan(step, outputs_info=[h, None], n_steps=n)
+    return Built(outputs, updates)
+
+
+@random_walk.reference
+def _(m: Any, a: Any, s: Any, h: Any, n: Any, draws: Any) -> Any:
+    rows = []
+    for t in range(n):
+        h = m.tanh(a * h + s * draws[t])
+        rows.append(h)
+    return [m.stack(rows)]
+
+
+@program(
+    TOPIC,
+    "a vector of uniform numbers in each step, which decide on branches",
+    is_random=True,
+    x=[[0.5, -1.0], [0.25, 0.75], [1.5, -0.5]],
+    h=[0.5, -0.25],
+    w=0.75,
+)
+def dropout(x: Any, h: Any, w: Any) -> Any:
+    """h ← tanh((w h if u < 1/2 else 0) + x_t u) with u drawn from [0, 1) in each step, by element; every h"""
+    streams = RandomStreams(7)
+
+    def step(x_t: Any, h: Any) -> Any:
+        u = streams.uniform((2,), dtype=h.dtype)
+        return [T.tanh(T.switch(u < 0.5, w * h, 0) + x_t * u), u]
+
+    outputs, updates = scan(step, x, [h, None])
+    return Built(outputs, updates)
+
+
+@dropout.reference
+def _(m: Any, x: Any, h: Any, w: Any, draws: Any) -> Any:
+    rows = []
+    for t in range(len(x)):
+        kept = [w * h[k] if draws[t][k] < 0.5 else 0 * h[k] for k in range(len(h))]
+        h = m.tanh(m.stack(kept) + x[t] * draws[t])
+        rows.append(h)
+    return [m.stack(rows)]
