@@ -66,7 +66,7 @@ def last_states(roots: Sequence[Node], named: set[Node]) -> dict[Node, Any]:
 def _tails(graph: Graph) -> dict[Node, dict[int, int]]:
     """For each loop the outputs of which only last rows are read, and how many."""
     found: dict[Node, dict[int, int]] = {}
-    stored = {n for n in graph.results if n.op is ITEM}
+    stored = {n for n in graph.results if n.op is ITEM and n.inputs[0].op is LOOP}
     for node in topological(graph.results):
         for x in node.inputs:
             if x.op is not ITEM or x.inputs[0].op is not LOOP:
