@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+import forward
 import peers
+import until
 import workloads
 from suite import FORWARD, GRADIENT, KINDS, WORKLOADS, Reference, Workload
 from systems import SYSTEMS, Ostinato
@@ -95,3 +97,17 @@ def test_figures_have_two_digits() -> None:
     assert [duration(v) for v in (2.5, 1.234e-3, 4.56e-5, 7.89e-8)] == ["2.5 s", "1.2 ms", "46 µs", "79 ns"]
     assert ratio([2.0, 9.0, 5.0], [1.0, 3.0, 2.5]) == "2.0"
     assert markdown(["a", "b"], [["x", "1"]]) == "| a | b |\n|---|--:|\n| x | 1 |"
+
+
+@pytest.mark.parametrize("system", [s for s in until.SYSTEMS if s.startswith("ostinato")])
+def test_the_bound_of_until(system: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(until, "START", until.START[:2, :2])
+    assert until.measure_here(system, 10**9)["call"] < 1
+    assert until.row(system, 200, [{"first": 1.0, "call": 2e-3, "memory": 100.0}])[2:] == ["2.0 ms", "100 MiB", "1.0 s"]
+    assert until.row(system, 200, ["out of memory"])[2:] == ["out of memory", "", ""]
+
+
+@pytest.mark.parametrize("loop", [forward.network, forward.garch])
+def test_forward_mode_and_two_reverse_passes(loop: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forward.importlib.util, "find_spec", lambda name: None)  # no JAX
+    assert list(forward.forms(loop, STEPS)) == ["the loop", "jvp", "value and jvp", "two reverse passes"]

@@ -190,8 +190,12 @@ def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(OstinatoTypeError, match="with respect to floats, not 'i'"):
         ostinato.vjp(x * i, i, x)
     f = ostinato.function([x], ostinato.jvp(x * 2, x, [1.0, 2.0, 3.0]), mode="reference")
-    with pytest.raises(ShapeError):
+    with pytest.raises(ShapeError, match=r"expected shape \(2,\), got \(3,\) \(test_forward\.py:\d+\)"):
         f([1.0, 2.0])
+    u = T.dvector("u")
+    f = ostinato.function([x, u], ostinato.jvp(x * 2, x, u))
+    with pytest.raises(ShapeError, match=r"u: expected shape \(2,\), got \(3,\) \(test_forward\.py:\d+\)"):
+        f([1.0, 2.0], [1.0, 2.0, 3.0])
     with pytest.raises(ShapeError):
         ostinato.jvp(T.ones((2,)) * x[0], T.ones((2,)) * x[0], np.ones(3))
 
@@ -351,7 +355,7 @@ def test_jacobian_chooses_the_cheaper_mode() -> None:
     assert all("gradient of" not in (n or "") for n in names[0])
     wide = run(ostinato.jacobian(T.dot(T.ones((5, 2)), few), few), {few: [1.0, 2.0]})
     assert wide.tolist() == np.ones((5, 2)).tolist()
-    with pytest.raises(OstinatoTypeError, match="mode is 'auto', 'reverse' or 'forward'"):
+    with pytest.raises(OstinatoValueError, match="mode is 'auto', 'reverse' or 'forward'"):
         ostinato.jacobian(ys, few, mode="sideways")
 
 

@@ -173,3 +173,16 @@ def test_rearranged_states() -> None:
     s = T.dvector("s")
     y, _ = scan(lambda h: h.reshape((2, 3)).T.reshape((6,)) * 0.5 + 1, outputs_info=[s], n_steps=4)
     compare([s], [y, T.grad(T.sum(y**2), s)], [normal(6, dtype="float64")], became="")
+
+
+def test_tangents_beside_values() -> None:
+    x, w = T.dmatrix("x"), T.dvector("w")
+    y, _ = scan(lambda x_t, h: T.tanh(h * w + x_t), x, T.zeros_like(x[0]))
+    outputs = [y, ostinato.jvp(y, [x, w], [T.cos(x), T.ones_like(w)]), ostinato.hessian_vector_product(y.sum(), w, w)]
+    compare([x, w], outputs, [normal(4, 3, dtype="float64"), normal(3, dtype="float64")], became="kernel")
+
+
+def test_gradients_clipped_and_scaled() -> None:
+    x = T.dmatrix("x")
+    y, _ = scan(lambda x_t, h: T.grad_clip(2 * h + T.grad_scale(x_t, 3), -1.5, 1.5), x, T.zeros_like(x[0]))
+    compare([x], [y, T.grad(T.sum(y[-1]), x)], [normal(4, 3, dtype="float64")], became="kernel")

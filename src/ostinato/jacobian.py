@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ostinato.errors import OstinatoTypeError
+from ostinato.errors import OstinatoValueError
 from ostinato.forward import jvp
 from ostinato.grad import grad, vjp
 from ostinato.graph import Node
@@ -58,7 +58,7 @@ def jacobian(
     Theano takes expressions of at most one dimension, and always goes row by row.
     """
     if mode not in ("auto", "reverse", "forward"):
-        raise OstinatoTypeError(f"jacobian: mode is 'auto', 'reverse' or 'forward', not {mode!r}")
+        raise OstinatoValueError(f"jacobian: mode is 'auto', 'reverse' or 'forward', not {mode!r}")
     y = as_tensor(expression)
     targets = [as_tensor(w) for w in wrt] if isinstance(wrt, (list, tuple)) else [as_tensor(wrt)]
     # Errors and warnings of options come from here, once and for all variables.

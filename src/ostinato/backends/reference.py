@@ -201,7 +201,8 @@ def _explained(error: Exception, node: Node, slots: list[Any], nodes: list[Node]
     if isinstance(error, (AssertionError, MemoryError)) or (isinstance(error, OstinatoError) and node.op is LOOP):
         return error
     if isinstance(error, OstinatoError):
-        return type(error)(f"{error}{at(node.source)}")
+        what = f"{short(node.inputs[0])}: " if node.op.name == "specify_shape" else ""
+        return type(error)(f"{what}{error}{at(node.source)}")
     kind: type[OstinatoError] = OstinatoValueError
     if isinstance(error, np.linalg.LinAlgError):
         kind = LinearAlgebraError
