@@ -57,6 +57,8 @@ def test_ostinato_is_right(program: Program, dtype: str, mode: str) -> None:
     for quantity, arrays in found.items():
         cell = judge(program, quantity, dtype, Answer("ok", arrays, draws))
         assert cell.status == "ok", f"{quantity}: {cell}"
+        if quantity == "R":
+            assert [a.dtype for a in arrays] == [v.dtype for v in program.directions(dtype).values()]
 
 
 HIGHEST = [p for p in PROGRAMS.values() if p.orders == 4]

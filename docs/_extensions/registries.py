@@ -11,6 +11,7 @@ import importlib
 import inspect
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ostinato.rewrite.pipeline  # fills the registry of passes
@@ -143,6 +144,15 @@ def conformance_programs() -> str:
     return list_of_programs()
 
 
+def conformance_table(dtype: str) -> str:
+    """What was measured, from the file beside the page."""
+    from ostinato.testing.conformance import load, markdown_table
+
+    return markdown_table(load(MEASURED), dtype)
+
+
+MEASURED = Path(__file__).parent.parent / "reference" / "conformance.json"
+
 PREFIXED = {dtype: prefix for prefix, dtype in constructors._PREFIXES.items() if dtype}
 
 GENERATORS: dict[str, Callable[..., str]] = {
@@ -152,6 +162,7 @@ GENERATORS: dict[str, Callable[..., str]] = {
     "aliases": aliases,
     "inputs": inputs,
     "conformance_programs": conformance_programs,
+    "conformance_table": conformance_table,
 }
 
 

@@ -93,4 +93,5 @@ def _answer(adapter: Any, request: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _told(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".strip()[:400]
+    lines = f"{type(error).__name__}: {error}".strip().split("\n")
+    return lines[0][:300]  # what follows is of this machine

@@ -3,7 +3,8 @@
 It has no length without a sequence, so one of zeros is made. Its gradient fails on integers and booleans among states,
 and on integers as a sequence, so these are floats. Loops that end early and have a bound are scans of as
 many steps as are allowed, in which the state stands still once the end is reached; that without one is
-`while_loop`. Gradients are `torch.autograd.grad`, forward mode is `torch.func.jvp`.
+`while_loop`. Random numbers are drawn before the loop. Gradients are `torch.autograd.grad`; where forward mode takes
+part, all is of `torch.func`.
 """
 
 from __future__ import annotations
@@ -14,17 +15,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch._higher_order_ops import scan, while_loop
+from torch.utils.checkpoint import checkpoint
 
 from . import CannotError
 from .torch_loop import cost, derivative_of, tensor_or_int
 from .torch_loop import versions as versions
-from .torch_programs import OF_CALLS, PROGRAMS, WITHOUT_INFLUENCE, Rows
-
-CANNOT = {
-    "checkpointed": "scan has no checkpoints",
-    "random_walk": "scan takes no generator, and draws in a step are not reproducible",
-    "dropout": "scan takes no generator, and draws in a step are not reproducible",
-}
+from .torch_programs import OF_CALLS, PROGRAMS, Rows
 
 
 class ScanLoops:
@@ -111,17 +107,60 @@ def mandelbrot(L: Any, x: Any, y: Any, n: int) -> Any:
     return [u, v, k.long()]
 
 
-_OWN: list[Callable[..., Any]] = [triangle, fixed_point, pointer, counter, mandelbrot]
+def checkpointed(L: Any, x: Any, a: Any, h: Any) -> Any:
+    def segment(h: Any, rows: Any) -> Any:
+        def step(h: Any, x_t: Any) -> Any:
+            h = torch.tanh(a * h + x_t)
+            return h, h.clone()
+
+        return L.scan(step, h, rows)[0]
+
+    for t in range(0, len(x), 2):
+        h = checkpoint(segment, h, x[t : t + 2].clone(), use_reentrant=False)
+    return [h]
+
+
+def random_walk(L: Any, a: Any, s: Any, h: Any, n: int) -> Any:
+    draws = torch.randn(n, generator=torch.Generator().manual_seed(7), dtype=a.dtype)
+
+    def step(h: Any, e: Any) -> Any:
+        h = torch.tanh(a * h + s * e)
+        return h, h.clone()
+
+    return [L.scan(step, h, draws)[1], draws]
+
+
+def dropout(L: Any, x: Any, h: Any, w: Any) -> Any:
+    draws = torch.rand(x.shape, generator=torch.Generator().manual_seed(7), dtype=h.dtype)
+
+    def step(h: Any, v: Any) -> Any:
+        h = torch.tanh(torch.where(v[1] < 0.5, w * h, 0) + v[0] * v[1])
+        return h, h.clone()
+
+    return [L.scan(step, h, (x, draws))[1], draws]
+
+
+_OWN: list[Callable[..., Any]] = [
+    triangle,
+    fixed_point,
+    pointer,
+    counter,
+    mandelbrot,
+    checkpointed,
+    random_walk,
+    dropout,
+]
+RANDOM = {"random_walk", "dropout"}
 OWN: dict[str, Callable[..., Any]] = {f.__name__: f for f in _OWN}
 
 
 def run(
     name: str, quantity: str, dtype: str, arguments: Mapping[str, Any], directions: Mapping[str, Any], calls: int
 ) -> tuple[list[Any], Any]:
-    """The arrays of a quantity of a program; nothing is drawn."""
+    """The arrays of a quantity of a program, and what was drawn."""
     program = {**PROGRAMS, **OWN}.get(name)
     if program is None:
-        raise CannotError(CANNOT.get(name, "not written for torch"))
+        raise CannotError("not written for torch")
     given = {n: tensor_or_int(a) for n, a in arguments.items()}
     point = tuple(given[n] for n in directions)
     along = tuple(torch.from_numpy(np.array(d)) for d in directions.values())
@@ -131,10 +170,16 @@ def run(
         loops = ScanLoops()
         return list(program(loops, given, **arguments) if name in OF_CALLS else program(loops, **arguments))
 
+    drawn = [outputs(*point)[-1].numpy()] if name in RANDOM else []
+
+    def counted(*moved: Any) -> list[Any]:
+        found = outputs(*moved)
+        return found[: len(found) - len(drawn)]
+
     if quantity == "value":
-        found: Any = [o.array[: int(o.count)] if isinstance(o, Rows) else o for o in outputs(*point)]
+        found: Any = [o.array[: int(o.count)] if isinstance(o, Rows) else o for o in counted(*point)]
     else:
-        derivative = derivative_of(quantity, lambda *moved: cost(outputs(*moved)), along, name in WITHOUT_INFLUENCE)
+        derivative = derivative_of(quantity, lambda *moved: cost(counted(*moved)), along)
         found = derivative(*point)
         found = found if isinstance(found, tuple) else (found,)
-    return [o.detach().numpy(force=True) for o in found], None
+    return [o.detach().numpy(force=True) for o in found], drawn[0] if drawn else None

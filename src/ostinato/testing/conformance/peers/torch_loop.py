@@ -172,9 +172,7 @@ def cost(outputs: list[Any]) -> Any:
     return total
 
 
-def derivative_of(
-    word: str, f: Callable[..., Any], along: tuple[Any, ...], may_be_unused: bool = True
-) -> Callable[..., Any]:
+def derivative_of(word: str, f: Callable[..., Any], along: tuple[Any, ...]) -> Callable[..., Any]:
     """The derivative that the letters of a word say, the last one first."""
     places = tuple(range(len(along)))
     is_gradient = False
@@ -182,18 +180,22 @@ def derivative_of(
         if letter == "R":
             f = _inner(f, along) if is_gradient else f
             # With forward mode only those of `torch.func` go together.
-            f = torch.func.grad(f, places) if "F" in word else _gradient(f, may_be_unused)
+            f = torch.func.grad(f, places) if "F" in word else _gradient(f)
             is_gradient = True
         else:
             f = _forward(f, along)
     return _inner(f, along) if is_gradient and not gives_gradient(word) else f
 
 
-def _gradient(f: Callable[..., Any], may_be_unused: bool) -> Callable[..., Any]:
+def _gradient(f: Callable[..., Any]) -> Callable[..., Any]:
+    """The gradient, zero where torch finds no way, as `torch.autograd.functional` has it by default."""
+
     def gradient(*moved: Any) -> Any:
         wrt = [v if v.requires_grad else v.detach().clone().requires_grad_() for v in moved]
-        rest = {"allow_unused": True, "materialize_grads": True} if may_be_unused else {}
-        return torch.autograd.grad(f(*wrt), wrt, create_graph=True, **rest)
+        value = f(*wrt)
+        if not value.requires_grad:
+            return tuple(torch.zeros_like(v) for v in wrt)
+        return torch.autograd.grad(value, wrt, create_graph=True, allow_unused=True, materialize_grads=True)
 
     return gradient
 

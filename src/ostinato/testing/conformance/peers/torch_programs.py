@@ -424,6 +424,3 @@ _WRITTEN: list[Callable[..., Any]] = [
 ]  # fmt: skip
 PROGRAMS: dict[str, Callable[..., Any]] = {f.__name__: f for f in _WRITTEN}
 OF_CALLS = {"stored"}
-# Where an argument has no influence, which torch wants to be told.
-WITHOUT_INFLUENCE = {"no_steps", "no_rows", "truncated", "truncated_rows", "truncated_taps", "stopped", "no_batch"}
-WITHOUT_INFLUENCE |= {"until_at_once", "threshold", "unequal", "kinks", "guarded", "counter", "pointer"}
