@@ -25,7 +25,7 @@ export OSTINATO_UNCOVERED := $(if $(wildcard $(VENV)/.stamp-gpu),none,*/backends
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test coverage test-gpu lint docs bench bench-peers format clean
+.PHONY: help demo test conformance coverage test-gpu lint docs bench bench-peers format clean
 
 help:  ## show this list
 	@echo "usage: make TARGET"
@@ -36,6 +36,9 @@ demo: $(VENV)/.stamp-demo  ## run the example: examples/garch.py
 
 test: $(VENV)/.stamp-test  ## run the tests and the code in the docs; ARGS="-k scan" narrows them
 	@$(BIN)/python -m pytest -n auto $(ARGS)
+
+conformance: $(VENV)/.stamp-test  ## run the conformance suite, all derivatives; ARGS="--only until" narrows it
+	@$(BIN)/python -m ostinato conformance $(ARGS)
 
 # Twice as slow as `make test`. A run narrowed by ARGS is not held to the coverage floor.
 coverage: $(VENV)/.stamp-test  ## run the tests and tell which lines they do not reach

@@ -66,8 +66,12 @@ class Cell:
     seconds: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
-        """Without what is empty."""
-        return {k: v for k, v in asdict(self).items() if v not in (None, "")}
+        """Without what is empty, and with as many digits as mean something."""
+        found = {k: v for k, v in asdict(self).items() if v not in (None, "")}
+        found["seconds"] = round(self.seconds, 2)
+        if self.error is not None:
+            found["error"] = float(f"{self.error:.2g}")
+        return found
 
 
 def order_of(quantity: str) -> int:

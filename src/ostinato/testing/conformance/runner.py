@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -134,19 +133,22 @@ def load(path: str | os.PathLike[str]) -> Results:
 
 def save(results: Results, path: str | os.PathLike[str]) -> None:
     """Write results to a file; what was there before stays until all is written."""
-    data = {"format": _FORMAT, "systems": {name: _to_json(m) for name, m in results.items()}}
-    target = Path(path)
-    with tempfile.NamedTemporaryFile("w", dir=target.parent, suffix=".part", delete=False, encoding="utf-8") as file:
-        json.dump(data, file, indent=1)
-    os.replace(file.name, target)
+    systems = ",\n".join(f"{json.dumps(name)}: {_text(m)}" for name, m in results.items())
+    part = Path(f"{os.fspath(path)}.{os.getpid()}.part")
+    part.write_text(f'{{"format": {_FORMAT}, "systems": {{\n{systems}\n}}}}\n', "utf-8")
+    os.replace(part, path)
 
 
-def _to_json(measured: Measured) -> dict[str, Any]:
-    cells = {
-        dtype: {name: {q: c.to_json() for q, c in row.items()} for name, row in rows.items()}
-        for dtype, rows in measured.cells.items()
-    }
-    return {"versions": measured.versions, "date": measured.date, "cells": cells}
+def _text(measured: Measured) -> str:
+    """JSON with a line per program, so that what changed can be seen."""
+    blocks = []
+    for dtype, rows in measured.cells.items():
+        lines = [
+            f"{json.dumps(name)}: {json.dumps({q: c.to_json() for q, c in row.items()})}" for name, row in rows.items()
+        ]
+        blocks.append(f"{json.dumps(dtype)}: {{\n" + ",\n".join(lines) + "\n}")
+    head = f'"versions": {json.dumps(measured.versions)}, "date": {json.dumps(measured.date)}'
+    return f'{{{head}, "cells": {{' + ", ".join(blocks) + "}}"
 
 
 def _from_json(data: dict[str, Any]) -> Measured:
