@@ -7,6 +7,7 @@ came, where, and how to mend it. Nothing here knows about graphs.
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 from typing import NamedTuple
@@ -14,6 +15,7 @@ from typing import NamedTuple
 from numpy.linalg import LinAlgError
 
 _PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
+_NOT_THE_USERS = (_PACKAGE, functools.__file__)  # which calls properties that are made once
 
 
 class OstinatoError(Exception):
@@ -99,7 +101,7 @@ def caller() -> SourceLine | None:
     frame = sys._getframe(1)
     while frame is not None:
         file = frame.f_code.co_filename
-        if not file.startswith(_PACKAGE):
+        if not file.startswith(_NOT_THE_USERS):
             return SourceLine(file, frame.f_lineno)
         if frame.f_back is None:
             return None

@@ -18,6 +18,7 @@ from ostinato.config import config
 from ostinato.device import Choice, choose
 from ostinato.errors import (
     OstinatoTypeError,
+    OstinatoValueError,
     bullet_list,
 )
 from ostinato.graph import Graph
@@ -163,6 +164,61 @@ class Function:
 
         given = None if arguments is None else [*self._arguments(arguments, {}), *self._shared_values()]
         return explain(self, getattr(self._run, "report", None), stage, given)
+
+    def memory(self, *args: Any, **kwargs: Any) -> dict[str, int | None]:
+        """The bytes of memory that a call takes, before it is made: from sizes alone, nothing runs.
+
+        Parameters
+        ----------
+        *args, **kwargs : as for a call.
+
+        Returns
+        -------
+        dict
+            From what takes memory to bytes, or to None where only the values of a run tell how many, as where a
+            condition ends a loop:
+
+            - `"result: NAME"` for every output and `"update: NAME"` for every update of a shared variable, which the
+              caller keeps;
+            - `"on the way: WHAT"` for what is held while the function runs: states and recorded rows of loops, and
+              values that are named, or by their operations, with the line that made them. Where several are never
+              there at the same time and share a place, this is told;
+            - `"peak"`: all results and the most that there is at a time on the way.
+
+        Raises
+        ------
+        OstinatoTypeError
+            If the arguments do not fit.
+        OstinatoValueError
+            If the function is not compiled natively: what takes memory is not known before it runs.
+
+        Notes
+        -----
+        Not counted are the arguments, what NumPy takes in operations that have no native form, and, where threads share
+        the lanes of a loop, copies of what these have in common. If the call would take so much that it
+        falls back on keeping less (see `config.memory_budget`), the figures are those of what then runs.
+        """
+        measure = getattr(self._run, "memory", None)
+        if measure is None:
+            raise OstinatoValueError(
+                f"{self} is not compiled natively, so what takes memory is not known before it runs; "
+                "compile it with mode='native'"
+            )
+        results, buffers, most = measure([*self._arguments(args, kwargs), *self._shared_values(ready=False)])
+        table: dict[str, int | None] = dict(zip(self._result_names(), results, strict=True))
+        table |= {f"on the way: {what}": n for what, n in buffers.items() if n != 0}
+        known = [n for n in (most, *results) if n is not None]
+        table["peak"] = sum(known) if len(known) == 1 + len(results) else None
+        return table
+
+    def _result_names(self) -> list[str]:
+        """What results are called, each differently: keys, names or places of outputs, and shared variables."""
+        outputs = self._closed.results[: len(self._closed.results) - len(self._updated)]
+        keys = self._keys if isinstance(self._keys, (list, tuple)) else [None] * len(outputs)
+        own = [k or n.name for k, n in zip(keys, outputs, strict=True)]
+        names = [f"result: {n if n and own.count(n) == 1 else k}" for k, n in enumerate(own)]
+        updated = [s.name for s in self._updated]
+        return names + [f"update: {n if n and updated.count(n) == 1 else k}" for k, n in enumerate(updated)]
 
     def _arguments(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
         given: list[Any] = [None] * len(self._inputs)

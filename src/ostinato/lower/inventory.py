@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import functools
 import math
+import operator
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from ostinato.lower.callouts import bytes_of
+from ostinato.lower.expressions import parts_of
 from ostinato.lower.loopnest import Alloc, Call, CallOut, Const, Expr, Extern, For, Let, Op, Split, Stmt
 from ostinato.lower.program import Program
 
 _SIGNS = {"add": " + ", "sub": " - ", "mul": " * "}
+_ALIGN = 64  # what memory begins at a multiple of
 _ARITHMETIC: dict[str, Callable[[int, int], int]] = {
     "add": lambda a, b: a + b,
     "sub": lambda a, b: a - b,
@@ -93,9 +96,14 @@ class Inventory:
         rows = ", and rows of loops that end by a condition" if grows else ""
         return [*lines, f"  on the way: {self._bytes([a for a in allocs if a.result is None], values)}{rows}"]
 
+    def measure(self, values: Mapping[str, int]) -> Measured:
+        """The bytes of a call for given sizes and integers."""
+        return Measure(self, values).measured()
+
     def _bytes(self, allocs: Sequence[Alloc], values: Mapping[str, int] | None) -> str:
         if values is not None:
-            found = [self._value(a.count, values) for a in allocs]
+            measure = Measure(self, values)
+            found = [measure.count(a) for a in allocs]
             total = sum(n * bytes_of(a.dtype) for n, a in zip(found, allocs, strict=True) if n is not None)
             unknown = f", and {_number(found.count(None), 'buffer')} whose size depends on values"
             return f"{total}{unknown if None in found else ''}"
@@ -134,17 +142,148 @@ class Inventory:
         text = self.formula(expr)
         return f"({text})" if " + " in text or " - " in text else text
 
-    def _value(self, expr: Expr, values: Mapping[str, int]) -> int | None:
-        if expr in self.program.names:
-            return values.get(self.program.names[expr])
+
+# ---- bytes of a call ------------------------------------------------------------------------------
+
+Number = int | float | bool | None
+# Sizes that are rounded from floats are those of blocks of steps.
+_NUMERIC: dict[str, Callable[..., Any]] = {
+    **_ARITHMETIC,
+    "true_div": operator.truediv,
+    "mod": operator.mod,
+    "neg": operator.neg,
+    "abs": abs,
+    "sqrt": math.sqrt,
+    "floor": math.floor,
+    "ceil": math.ceil,
+    "eq": operator.eq,
+    "neq": operator.ne,
+    "lt": operator.lt,
+    "le": operator.le,
+    "gt": operator.gt,
+    "ge": operator.ge,
+    "and": lambda a, b: bool(a and b),
+    "or": lambda a, b: bool(a or b),
+    "logical_not": operator.not_,
+}
+_CASTS: dict[str, Callable[[Any], Any]] = {"int64": int, "int32": int, "float64": float, "bool": bool}
+# Memory of a loop of so many steps is looked at step by step, where it differs; of longer ones, at the ends.
+_FEW_STEPS = 4096
+
+
+class Measured(NamedTuple):
+    """The bytes of a call; None where only values tell.
+
+    Attributes
+    ----------
+    results : of each result.
+    buffers : of what is kept on the way, by what it holds.
+    workspace : the most that there are of these at a time, if one thread computes all lanes.
+    """
+
+    results: list[int | None]
+    buffers: dict[str, int | None]
+    workspace: int | None
+
+
+class Measure:
+    """A walk over a program that takes memory as a call would."""
+
+    def __init__(self, inventory: Inventory, values: Mapping[str, int]) -> None:
+        self._program, self._definitions = inventory.program, inventory._definitions
+        self._given = {e: values.get(name) for e, name in self._program.names.items()}
+        self._steps: dict[Expr, int] = {}  # the variables of the loops around
+        self._known: dict[Expr, Number] = dict(self._given)
+        self._bytes: dict[Alloc, int | None] = {}  # the most of all iterations
+        self._growing: dict[str, int | None] = {}
+
+    def measured(self) -> Measured:
+        most = self._most(self._program.nest.body, 0)
+        kept = sorted([(a.result, n) for a, n in self._bytes.items() if a.result is not None], key=lambda pair: pair[0])
+        buffers = dict(self._growing)
+        for a, n in self._bytes.items():
+            if a.result is None:
+                before = buffers.get(a.holds, 0)
+                buffers[a.holds] = None if n is None or before is None else before + n
+        return Measured([n for _, n in kept], buffers, most)
+
+    def _most(self, body: Sequence[Stmt], top: int) -> int | None:
+        """The most bytes at a time, of which `top` are taken before; an iteration gives back what it took."""
+        most: int | None = top
+        for stmt in body:
+            within: int | None = top
+            if isinstance(stmt, Alloc):
+                n = self._size(stmt)
+                if stmt.result is None and n is not None:
+                    top += -(-n // _ALIGN) * _ALIGN
+                within = top if stmt.result is not None or n is not None else None
+            elif isinstance(stmt, For):
+                within = self._most_of_steps(stmt, top)
+            elif isinstance(stmt, Split):
+                within = self._most(stmt.body, top)
+            most = None if most is None or within is None else max(most, within)
+        return most
+
+    def _most_of_steps(self, loop: For, top: int) -> int | None:
+        if loop.columns:
+            self._growing[f"{loop.label}: rows, until a condition ends it"] = None
+        stop = self._value(loop.stop)
+        most: int | None = top
+        for t in self._telling_steps(loop, stop):
+            self._enter({**self._steps, loop.var: t})
+            within = self._most(loop.body, top)
+            most = None if most is None or within is None else max(most, within)
+        if loop.var in self._steps:
+            self._enter({v: t for v, t in self._steps.items() if v is not loop.var})
+        return None if loop.columns else most
+
+    def _telling_steps(self, loop: For, stop: Number) -> Sequence[int]:
+        """The iterations that show how much memory all take."""
+        allocs = [s for s in _all(loop.body) if isinstance(s, Alloc)]
+        if not allocs and not any(isinstance(s, For) and s.columns for s in _all(loop.body)):
+            return []
+        parts = parts_of([a.count for a in allocs], self._definitions)
+        if not isinstance(stop, int) or loop.var not in parts:
+            return [0] if stop != 0 else []
+        return range(stop) if stop <= _FEW_STEPS else [0, 1, stop - 2, stop - 1]
+
+    def _enter(self, steps: dict[Expr, int]) -> None:
+        self._steps, self._known = steps, {**self._given, **steps}
+
+    def _size(self, alloc: Alloc) -> int | None:
+        count = self.count(alloc)
+        n = None if count is None else count * bytes_of(alloc.dtype)
+        before = self._bytes.get(alloc, 0)
+        self._bytes[alloc] = None if n is None or before is None else max(before, n)
+        return n
+
+    def count(self, alloc: Alloc) -> int | None:
+        """How many elements memory has that is taken once."""
+        n = self._value(alloc.count)
+        return None if n is None else int(n)
+
+    def _value(self, expr: Expr) -> Number:
         if isinstance(expr, Const):
-            return int(expr.value)
+            return expr.value
+        if expr not in self._known:
+            self._known[expr] = self._computed(expr)
+        return self._known[expr]
+
+    def _computed(self, expr: Expr) -> Number:
         if expr in self._definitions:
-            return self._value(self._definitions[expr], values)
-        if not isinstance(expr, Op) or expr.name not in _ARITHMETIC:
+            return self._value(self._definitions[expr])
+        if not isinstance(expr, Op):
             return None
-        found = [self._value(a, values) for a in expr.args]
-        return functools.reduce(_ARITHMETIC[expr.name], found) if None not in found else None  # type: ignore[arg-type]
+        found = [self._value(a) for a in expr.args]
+        if expr.name == "where":
+            return None if found[0] is None else found[1] if found[0] else found[2]
+        rule = _CASTS.get(expr.dtype) if expr.name == "cast" else _NUMERIC.get(expr.name)
+        if rule is None or None in found:
+            return None
+        try:
+            return rule(*found)
+        except (ArithmeticError, ValueError):
+            return None
 
 
 def _factors(expr: Expr) -> Iterator[Expr]:

@@ -54,12 +54,16 @@ class Store:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Alloc:
-    """`result`: where among the words of the results the address is noted, for memory that the caller keeps."""
+    """`result`: where among the words of the results the address is noted, for memory that the caller keeps.
+
+    `holds`: what it is for, in words.
+    """
 
     var: Var
     count: Expr
     dtype: str
     result: int | None = None
+    holds: str = ""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -212,6 +216,7 @@ class Nest:
     sites : the node of each `CallOut`.
     arrays : constants that are handed over with each call.
     emitted : the number of statements so far.
+    purpose : what memory that is allocated now is for, in words.
     """
 
     def __init__(
@@ -228,6 +233,7 @@ class Nest:
         self.sites: list[Any] = []
         self.arrays: list[np.ndarray[Any, Any]] = []
         self.emitted = 0
+        self.purpose = ""
         self.body: list[Stmt] = []
         self._cursor = self.body
         self._repeating = 0  # how many loops (and routines) enclose the cursor
@@ -300,8 +306,17 @@ class Nest:
 
     def alloc(self, count: Expr, dtype: str) -> Var:
         var = self.var("buffer", "ptr")
-        self.emit(Alloc(var, count, dtype))
+        self.emit(Alloc(var, count, dtype, holds=self.purpose))
         return var
+
+    @contextmanager
+    def memory_for(self, purpose: str) -> Iterator[None]:
+        """Memory that is allocated within the `with` block is for something, in words."""
+        outer, self.purpose = self.purpose, purpose
+        try:
+            yield
+        finally:
+            self.purpose = outer
 
     def call_out(self, node: Any, words: Sequence[Expr], results: Sequence[Var]) -> None:
         self.emit(CallOut(len(self.sites), tuple(words), tuple(results)))

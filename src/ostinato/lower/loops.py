@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ostinato.errors import at
 from ostinato.graph import Node
 from ostinato.lower import dividing, in_place, packing
 from ostinato.lower.arrays import (
@@ -80,6 +81,7 @@ class _Lowering:
         self.given, self.body = split(spec, node.inputs), body_of(spec)
         self.n = block.scalar(self.given.trip_count)
         self.division: dividing.Division | None = None
+        self._name = f"loop {spec.name!r}" if spec.name else "loop"
 
     def lower(self) -> list[Array]:
         block = self.block
@@ -102,11 +104,14 @@ class _Lowering:
         arrays = [i for i, c in enumerate(inits) if c.sizes and not is_tiny(c.sizes)]
         zeros = in_place.zeros_among(dict(zip(body.invariants, invariants, strict=True)), block)
         self.plan = in_place.plan(self.spec, arrays, zeros)
-        spares = [self._buffers(i, c) if i in arrays else () for i, c in enumerate(inits)]
+        spares = []
+        for i, (c, p) in enumerate(zip(inits, body.carries, strict=True)):
+            with nest.memory_for(f"{self._name} carries {p.name or 'an array'}"):
+                spares.append(self._buffers(i, c) if i in arrays else ())
         copies = [(buffers[0], c) for buffers, c in zip(spares, inits, strict=True) if buffers]
         copy_all(nest, [(held, c) for held, c in copies if held is not c])
         with nest.loop(self.n, "t") as loop:
-            loop.label = f"loop {self.spec.name!r}" if self.spec.name else "loop"
+            loop.label = self._name
             carries = [self._carry(loop, c, s, p) for c, s, p in zip(inits, spares, body.carries, strict=True)]
             params: dict[Node, Array] = {body.t: scalar(loop.var)}
             params.update(zip(body.sequences, [self._row(s, loop.var) for s in sequences], strict=True))
@@ -273,12 +278,13 @@ class _Lowering:
         recorded: dict[int, tuple[Array, Array]] = {}
         copies: list[tuple[Array, Array]] = []
         for j, (value, node) in enumerate(zip(results[c : c + self.spec.n_outputs], nodes[c:], strict=False)):
-            if self.spec.thinned(j) is not None:
-                outputs.append(self._thinned(loop, j, value))
-                continue
-            if not (value.sizes and id(value) in recorded):
-                column, after = self._output(loop, j, value)
-                recorded[id(value)] = after, self._record(loop, column, value, copies)
+            with self.nest.memory_for(f"{self._name} records {node.name or node.op.name}{at(node.source)}"):
+                if self.spec.thinned(j) is not None:
+                    outputs.append(self._thinned(loop, j, value))
+                    continue
+                if not (value.sizes and id(value) in recorded):
+                    column, after = self._output(loop, j, value)
+                    recorded[id(value)] = after, self._record(loop, column, value, copies)
             after, rows[node] = recorded[id(value)]
             outputs.append(after)
         for carry, value, node in zip(carries, results[:c], nodes[:c], strict=True):

@@ -212,6 +212,7 @@ class _Place:
     first: Alloc
     sizes: list[tuple[Expr, str]]
     until: int
+    uses: list[str]
 
 
 def _share(nest: Nest, body: list[Stmt], names: _Names) -> None:
@@ -229,15 +230,20 @@ def _share(nest: Nest, body: list[Stmt], names: _Names) -> None:
         end = last.get(stmt.var, k)
         place = _free_place(places, stmt, k, defined)
         if place is None:
-            places.append(_Place(k, stmt, [(stmt.count, stmt.dtype)], end))
+            places.append(_Place(k, stmt, [(stmt.count, stmt.dtype)], end, [stmt.holds]))
             continue
         place.until = end
         if (stmt.count, stmt.dtype) not in place.sizes:
             place.sizes.append((stmt.count, stmt.dtype))
+        if stmt.holds not in place.uses:
+            place.uses.append(stmt.holds)
         body[k] = Let(stmt.var, place.first.var)
     for place in places:
         if len(place.sizes) > 1:
-            body[place.index] = replace(place.first, count=_largest(nest, place.sizes), dtype=_UNIT)
+            place.first = replace(place.first, count=_largest(nest, place.sizes), dtype=_UNIT)
+        if len(place.uses) > 1:
+            place.first = replace(place.first, holds="; then ".join(place.uses))
+        body[place.index] = place.first
 
 
 def _free_place(places: Sequence[_Place], stmt: Alloc, k: int, defined: dict[Var, int]) -> _Place | None:

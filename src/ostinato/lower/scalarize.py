@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple, TypeVar
 
-from ostinato.errors import OstinatoError
+from ostinato.errors import OstinatoError, at
 from ostinato.graph import Graph, Node, topological
 from ostinato.lower.arrays import (
     TINY,
@@ -115,7 +115,13 @@ class Block:
         """Lower a node, if it is not yet."""
         for n in topological([node], stop=self.values):
             if n not in self.values:
-                self.values[n] = self._lowered(n)
+                with self.nest.memory_for(self._called(n)):
+                    self.values[n] = self._lowered(n)
+
+    def _called(self, node: Node) -> str:
+        """A node in words, for whoever asks what memory is for."""
+        where = ", in a loop" if self.enclosing else ""
+        return f"{node.name or node.op.name}{at(node.source)}{where}"
 
     def _lowered(self, node: Node) -> Value:
         if node.op is CONSTANT:
@@ -165,7 +171,8 @@ class Block:
     def _settle(self, node: Node) -> None:
         """Put a value that waits into memory."""
         value = self._waiting[node]
-        held = new_array(self.nest, value.dtype, value.sizes)
+        with self.nest.memory_for(self._called(node)):
+            held = new_array(self.nest, value.dtype, value.sizes)
         self.store_together([node], [(held, value)])
         self.values[node] = held
         del self._waiting[node]

@@ -23,6 +23,7 @@ from ostinato.graph import Graph
 from ostinato.lower.callouts import where_called
 
 if TYPE_CHECKING:
+    from ostinato.lower.inventory import Inventory, Measured
     from ostinato.lower.program import Program
 
 _SYMBOL = "run"
@@ -90,18 +91,28 @@ class Build:
         called = where_called(self.program.graph, self.program.nest.sites) if CALLS_OUT in found.marks else []
         return found, Report(how, watch.laps, texts, called, found.loaded, found.note, self.details)
 
-    def details(self, arguments: Sequence[Any] | None) -> list[str]:
-        """What was compiled, and the memory of a call, in lines of words; see `Function.explain`."""
+    def memory(self, arguments: Sequence[Any]) -> Measured:
+        """The bytes of a call."""
+        return self._inventory().measure(self._values(arguments))
+
+    def _inventory(self) -> Inventory:
         from ostinato.backends.llvm.vectors import combining_width, vector_widths
         from ostinato.lower.inventory import Inventory
+
+        return Inventory(self.program, lambda loop: max([*vector_widths(loop), combining_width(loop)[0]]))
+
+    def _values(self, arguments: Sequence[Any]) -> dict[str, int]:
+        """The sizes and integers of arguments, by the names that the inventory has for them."""
         from ostinato.lower.program import labels
 
-        inventory = Inventory(self.program, lambda loop: max([*vector_widths(loop), combining_width(loop)[0]]))
-        values: dict[str, int] | None = None
-        if arguments is not None:
-            given = list(zip(labels(self.graph), map(np.asarray, arguments), strict=True))
-            values = {f"{n}.shape[{axis}]": size for n, a in given for axis, size in enumerate(a.shape)}
-            values |= {n: int(a) for n, a in given if not a.shape and a.dtype.kind in "iu"}
+        given = list(zip(labels(self.graph), map(np.asarray, arguments), strict=True))
+        values = {f"{n}.shape[{axis}]": size for n, a in given for axis, size in enumerate(a.shape)}
+        return values | {n: int(a) for n, a in given if not a.shape and a.dtype.kind in "iu"}
+
+    def details(self, arguments: Sequence[Any] | None) -> list[str]:
+        """What was compiled, and the memory of a call, in lines of words; see `Function.explain`."""
+        inventory = self._inventory()
+        values = None if arguments is None else self._values(arguments)
         loops = inventory.loops()
         head = "Loops and calls, in order:" if loops else "No loops: a few operations on numbers."
         return [head, *loops, "Bytes of a call:", *inventory.memory(values)]

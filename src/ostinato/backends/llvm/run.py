@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -29,6 +29,9 @@ from ostinato.graph import Graph
 from ostinato.lower.scalarize import UnsupportedError
 from ostinato.memory import available_memory
 from ostinato.ops.loop import LOOP
+
+if TYPE_CHECKING:
+    from ostinato.lower.inventory import Measured
 
 
 def compile_graph(graph: Graph) -> Executable:
@@ -73,6 +76,7 @@ class Native:
 
     def __init__(self, graph: Graph | Build, most: int = NO_LIMIT, frugal: Callable[[], Build] | None = None) -> None:
         self._frugal, self._frugal_run = frugal, cast("Native | None", None)
+        self._most = most
         self.build = build = graph if isinstance(graph, Build) else Build(graph)
         found, self.report = build.compile()
         self._compiled, self._marks = found.compiled, found.marks
@@ -117,6 +121,13 @@ class Native:
         """How often machine code was made for the graph, or loaded."""
         others = (self._otherwise, self._frugal_run)
         return 1 + sum(getattr(other, "compilations", 0) for other in others)
+
+    def memory(self, arrays: Sequence[Any]) -> Measured:
+        """The bytes of a call, by the program that would run; nothing runs."""
+        found = self.build.memory(arrays)
+        if self._frugal is not None and found.workspace is not None and found.workspace > self._most:
+            return (self._frugal() if self._frugal_run is None else self._frugal_run.build).memory(arrays)
+        return found
 
     def direct(self, single: bool) -> Callable[..., Any] | None:
         """A C function that takes arrays and returns arrays, without any Python between; None if there is none.

@@ -1,0 +1,117 @@
+"""`Function.memory`: the bytes of a call before it is made, against those that it takes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import ostinato
+import ostinato.tensor as T
+from ostinato.errors import OstinatoTypeError, OstinatoValueError
+
+
+def network() -> tuple[Any, list[Any]]:
+    x, h, w = T.tensor3("x"), T.matrix("h"), T.matrix("w")
+    ys, _ = ostinato.scan(lambda x_t, h, w: T.tanh(h @ w + x_t), x, h, w, name="net")
+    cost = (ys**2).sum()
+    f = ostinato.function([x, h, w], {"cost": cost, "gw": T.grad(cost, w)}, mode="native")
+    return f, [np.ones((300, 8, 40)), np.ones((8, 40)), np.ones((40, 40))]
+
+
+def history() -> tuple[Any, list[Any]]:
+    p = T.matrix("p")
+    final, _ = ostinato.scan(lambda i, h: T.set_subtensor(h[i], T.sin(h[i - 1])), T.arange(1, p.shape[0]), [p])
+    return ostinato.function([p], T.grad(final[-1].sum(), p), mode="native"), [np.ones((1500, 300))]
+
+
+def loops_in_loops() -> tuple[Any, list[Any]]:
+    x, k = T.matrix("x"), T.lscalar("k")
+
+    def outer(x_t: Any, s: Any) -> Any:
+        rows, _ = ostinato.scan(lambda j, h: h * 0.5 + j, T.arange(k), [s])
+        return rows.sum(axis=0) + T.cumsum(x_t)
+
+    s, _ = ostinato.scan(outer, x, [T.zeros_like(x[0])])
+    return ostinato.function([x, k], s[-1], mode="native"), [np.ones((4, 2000)), 100]
+
+
+@pytest.mark.parametrize("program", [network, history, loops_in_loops])
+def test_what_is_told_is_what_a_call_takes(program: Any) -> None:
+    f, arguments = program()
+    table = f.memory(*arguments)
+    with ostinato.config.change_flags(threads=1):
+        results = f(*arguments)
+    results = list(results.values()) if isinstance(results, dict) else [results]
+    own = [n for name, n in table.items() if name.startswith("result: ")]
+    assert own == [r.nbytes for r in results]
+    on_the_way = table["peak"] - sum(own)
+    assert on_the_way <= sum(n for name, n in table.items() if name.startswith("on the way: ")) + 64 * len(table)
+    # A workspace that turns out to be too small grows to what was wanted, and an eighth for the next call.
+    assert on_the_way > 1 << 20
+    assert on_the_way <= f._run.workspace <= 1.13 * on_the_way + (1 << 14)
+
+
+def test_a_table_names_results_and_what_is_on_the_way() -> None:
+    f, arguments = network()
+    table = f.memory(*arguments)
+    assert table["result: cost"] == 8
+    assert table["result: gw"] == 40 * 40 * 8
+    recorded = [n for name, n in table.items() if name.startswith("on the way: loop 'net' records tanh (test_memory")]
+    assert recorded == [300 * 8 * 40 * 8]
+    assert any("carries h[t-1]" in name for name in table)
+
+
+def test_nothing_runs_and_nothing_changes() -> None:
+    x, state = T.vector("x"), ostinato.shared(np.zeros(2), name="state")
+    f = ostinato.function([x], x[5], updates=[(state, state + 1)], mode="native")
+    assert f.memory(np.ones(3)) == {"result: 0": 8, "update: state": 16, "peak": 24}  # a call would fail
+    assert state.get_value().tolist() == [0, 0]
+    assert f.memory(x=[1.0, 2.0])["peak"] == 24
+
+
+def test_what_only_values_tell_is_none() -> None:
+    x, n = T.vector("x"), T.lscalar("n")
+    ys, _ = ostinato.scan(lambda h: (h * 0.5, ostinato.until(h.sum() < 1)), outputs_info=x, n_steps=n)
+    f = ostinato.function([x, n], ys, mode="native")
+    table = f.memory(np.ones(40), 10**9)
+    assert table["result: 0"] is None
+    assert table["peak"] is None
+    # The last value alone needs no rows, however many steps there may be.
+    last = ostinato.function([x, n], ys[-1], mode="native").memory(np.ones(40), 10**9)
+    assert last["peak"] is not None
+    assert last["peak"] < 2000
+
+
+def test_a_power_takes_as_much_for_a_million_steps_as_for_ten() -> None:
+    a, k = T.vector("a"), T.lscalar("k")
+    powers, _ = ostinato.scan(lambda p, a: p * a, outputs_info=T.ones_like(a), non_sequences=a, n_steps=k)
+    f = ostinato.function([a, k], powers[-1], mode="native")
+    few, many = (f.memory(np.ones(10**4), n)["peak"] for n in (10, 10**6))
+    assert few == many
+    assert many is not None
+    assert many < 400_000
+
+
+def test_arguments_are_checked_and_other_modes_refuse() -> None:
+    f, arguments = network()
+    with pytest.raises(OstinatoTypeError, match="missing input"):
+        f.memory(*arguments[:2])
+    x = T.vector("x")
+    with pytest.raises(OstinatoValueError, match="mode='native'"):
+        ostinato.function([x], x + 1, mode="reference").memory([1.0])
+
+
+def test_within_a_budget_it_is_what_runs_then() -> None:
+    x, n = T.vector("x"), T.lscalar("n")
+    last, _ = ostinato.reduce(lambda _, h: T.tanh(h * 1.1), T.arange(n), [x])
+    arguments = [np.ones(100), 20_000]
+    for budget, least, most in (("none", 16_000_000, 17_000_000), ("1MB", 200_000, 1_000_000)):
+        with ostinato.config.change_flags(memory_budget=budget):
+            f = ostinato.function([x, n], T.grad(last.sum(), x), mode="native")
+        peak = f.memory(*arguments)["peak"]
+        assert peak is not None
+        assert least < peak < most
+        f(*arguments)
+        assert peak - 800 <= f._run.workspace <= 1.13 * peak + (1 << 14)
