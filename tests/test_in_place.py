@@ -143,12 +143,8 @@ def symbolic(actions: list[tuple[Any, ...]], until: int | None = None) -> tuple[
         results = made(i, row, a, b)
         return results if until is None else (results, ostinato.until(i >= until))
 
-    # What scan records of the states is dropped again: nobody reads it.
-    from ostinato.scan import _build
-
-    built = _build(step, [T.arange(rows.shape[0]), rows], [p, q, None], None, None, -1, False, "random", False)
-    finals = built.finals()[:2]
-    return [p, q, rows], [*finals, built.outputs[2]]
+    (ps, qs, outputs), _ = ostinato.scan(step, [T.arange(rows.shape[0]), rows], [p, q, None], name="random")
+    return [p, q, rows], [ps[-1], qs[-1], outputs]
 
 
 def example_arrays(seed: int = 0) -> list[Any]:
