@@ -28,7 +28,8 @@ def summary(row: Row) -> str:
 
 
 def text_table(results: Results, dtype: str) -> str:
-    """The table of a dtype for a terminal."""
+    """The table of a dtype for a terminal, with the systems that were asked for it."""
+    results = _asked(results, dtype)
     rows = [["program", *results], *([name, *cells] for name, cells in _rows(results, dtype))]
     widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
     lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows]
@@ -38,6 +39,7 @@ def text_table(results: Results, dtype: str) -> str:
 
 def markdown_table(results: Results, dtype: str) -> str:
     """The same in Markdown, with the reasons as numbered notes."""
+    results = _asked(results, dtype)
     reasons: dict[str, int] = {}
     lines = ["| program | " + " | ".join(results) + " |", "|---" * (1 + len(results)) + "|"]
     for name, cells in _rows(results, dtype):
@@ -48,6 +50,10 @@ def markdown_table(results: Results, dtype: str) -> str:
         lines.append(f"| `{name}` | " + " | ".join(marked) + " |")
     notes = [f"{k}. {_escaped(reason)}" for reason, k in reasons.items()]
     return "\n".join([*lines, "", *[f"{line}\n" for line in _footer(results, dtype)], *notes])
+
+
+def _asked(results: Results, dtype: str) -> Results:
+    return {name: m for name, m in results.items() if any(m.cells.get(dtype, {}).values())}
 
 
 def _rows(results: Results, dtype: str) -> list[tuple[str, list[str]]]:
