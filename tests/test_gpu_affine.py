@@ -79,6 +79,7 @@ def test_sums_of_states() -> None:
     )
     arrays = [normal(45, 2), np.float32(0.3)]
     assert not was_cut(compare([x, rate], [h[-1], total], arrays))
+    compare([x, rate], [h[-1], total[-1]], arrays)
     compare([x, rate], T.grad(T.sum(total[-1]) + T.sum(h[-1]), [x, rate]), arrays)
 
 

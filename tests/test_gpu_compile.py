@@ -18,7 +18,7 @@ from gpu_programs import PROGRAMS
 SHARED = 232_448
 # Bytes per thread that do not fit into registers, where that is known to happen; elsewhere none do.
 STACK = {
-    "hmm-64": 2048,
+    "hmm-64": 256,
     "layer-norm": 192,
     "lstm-64": 32,
     "lstm-128-bf16": 64,

@@ -31,6 +31,8 @@ _LARGEST = 1 << 15
 # States of so many columns and more, and those whose weights one program cannot hold, are shared out among
 # programs, which exchange their columns at every step.
 _SPREAD_FROM = 256
+# So many elements of rows that are read ahead a thread may hold; more do not fit into its registers.
+_AHEAD = 144
 
 
 class Emitter(Exchange):
@@ -85,19 +87,17 @@ class Emitter(Exchange):
         for node in [*self.spec.body.params, *self.spec.body.nodes()]:
             if self.spread and self.axes.of(node).count(self.spread) > 1:
                 continue
-            if math.prod(self.extent(a) for a in self.axes.of(node) if a.kind != "unrolled") > _LARGEST:
+            if self._tile_elements(node) > _LARGEST:
                 raise UnsplitError("an array is too large for a tile")
             if math.prod(a.size for a in self.axes.of(node) if a.kind == "unrolled") > 64:
                 raise UnsplitError("an array has too many elements to be unrolled")
 
+    def _tile_elements(self, node: Node) -> int:
+        """How many elements a tile of a node's value has."""
+        return math.prod(self.extent(a) for a in self.axes.of(node) if a.kind != "unrolled")
+
     def count_warps(self) -> int:
-        largest = max(
-            (
-                math.prod(self.extent(a) for a in self.axes.of(n) if a.kind != "unrolled")
-                for n in self.spec.body.nodes()
-            ),
-            default=1,
-        )
+        largest = max(map(self._tile_elements, self.spec.body.nodes()), default=1)
         if self.spread:
             return 8 if self.by_rows() or max(self.blocks.values()) > 32 else 4
         if self.uses_dot:
@@ -274,7 +274,9 @@ class Emitter(Exchange):
         if self.spec.has_until or not self.body.sequences:
             return 1
         n = sum(self.tiles_over(self.axes.of(s)).size for s in self.body.sequences)
-        return 1 if self.uses_dot else max(1, min(6, 24 // n))
+        row = sum(self.tiles_over(self.axes.of(s)).size * self._tile_elements(s) for s in self.body.sequences)
+        per_thread = max(1, row // (32 * self.count_warps()))
+        return 1 if self.uses_dot else max(1, min(6, 24 // n, _AHEAD // per_thread))
 
     def _ahead(self, access: Access, node: Node, at: str, name: str) -> Any:
         axes = self.axes.of(node)
