@@ -11,7 +11,8 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from ostinato.errors import DisconnectedInputError, OstinatoTypeError, OstinatoValueError
-from ostinato.graph import Node, dependents, make, redirect, substitute, topological
+from ostinato.grad import backward, check_disconnected, connected, listed, no_gradient
+from ostinato.graph import Node, dependents, make, substitute, topological
 from ostinato.ops.creation import zeros_like
 from ostinato.ops.elementwise import cast
 from ostinato.ops.leaf import as_tensor, describe, new_input
@@ -74,8 +75,6 @@ def push_forward(node: Node, given: Sequence[Any]) -> Any:
         return node.op.jvp(given, node, *node.inputs, **params_of(node))
     if node.op.vjp is not None:
         return transposed(node, given)
-    from ostinato.grad import no_gradient
-
     raise no_gradient(node)
 
 
@@ -90,8 +89,6 @@ def transposed(node: Node, given: Sequence[Any]) -> Any:
     places = [new_input(t) if t.is_float else None for t in types]
     pulled = node.op.vjp(places if several else places[0], node, *node.inputs, **params_of(node))  # type: ignore[misc]
     pairs = [(c, t) for c, t in zip(pulled, given, strict=True) if c is not None and t is not None]
-    from ostinato.grad import backward
-
     found = backward([(c, cast(t, c.type.dtype)) for c, t in pairs], [p for p in places if p is not None])
     by_place = dict(zip([p for p in places if p is not None], found, strict=True))
     results = [None if p is None else by_place[p] for p in places]
@@ -164,13 +161,10 @@ def jvp(
     NoGradientError
         If a derivative would have to pass an operation that has none.
     """
-    roots, targets = _listed(outputs), _listed(wrt)
+    roots, targets = listed(outputs), listed(wrt)
     given = read_directions(targets, tangents)
     _check_floats(roots)
-    if disconnected_outputs not in ("raise", "warn", "ignore") or return_disconnected not in ("zero", "None"):
-        raise OstinatoValueError(
-            "disconnected_outputs is 'raise', 'warn' or 'ignore'; return_disconnected 'zero' or 'None'"
-        )
+    check_disconnected("disconnected_outputs", disconnected_outputs, return_disconnected)
     constants = [as_tensor(c) for c in consider_constant or ()]
     linked = _connected(roots, targets, constants)
     _report_disconnected([r for r, ok in zip(roots, linked, strict=True) if not ok], targets, disconnected_outputs)
@@ -186,22 +180,15 @@ def push(roots: Sequence[Any], targets: Sequence[Any], given: Sequence[Any], con
 
     Loops of the same steps that record different things are taken for one, so that each is differentiated once.
     """
-    from ostinato.rewrite.loop_absorb import without_absorbed
-    from ostinato.rewrite.loop_merge import merged_loops
+    from ostinato.rewrite.loop_absorb import without_twins
 
-    places = [*roots, *targets, *constants]
-    replaced = merged_loops(places)
-    places = without_absorbed(redirect(places, replaced) if replaced else places)
+    places = without_twins([*roots, *targets, *constants])
     n, m = len(roots), len(targets)
     seeds: dict[Node, Any] = {}
     for w, t in zip(places[n : n + m], given, strict=True):
         if t is not None:
             seeds[w] = _sum(seeds.get(w), like(t, w))
     return tangents(places[:n], seeds, places[n + m :])
-
-
-def _listed(value: Any) -> list[Any]:
-    return [as_tensor(v) for v in value] if isinstance(value, (list, tuple)) else [as_tensor(value)]
 
 
 def read_directions(targets: Sequence[Any], given: Any, what: str = "tangent") -> list[Any]:
@@ -236,8 +223,6 @@ def _check_floats(nodes: Sequence[Any]) -> None:
 
 
 def _connected(roots: Sequence[Node], targets: Sequence[Node], constants: Sequence[Node]) -> list[bool]:
-    from ostinato.grad import connected
-
     return [any(connected([r], targets, constants)) for r in roots]
 
 

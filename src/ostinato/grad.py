@@ -179,7 +179,7 @@ def grad(
     given = _Given(consider_constant, disconnected_inputs, return_disconnected)
     results = given.pull_back(cost, _seeds(cost, known_grads), wrt)
     if add_names:
-        _name(cost, _listed(wrt), results)
+        _name(cost, listed(wrt), results)
     return type(wrt)(results) if isinstance(wrt, (list, tuple)) else results[0]
 
 
@@ -223,7 +223,7 @@ def vjp(
     from ostinato.forward import like, read_directions
 
     given = _Given(consider_constant, disconnected_inputs, return_disconnected)
-    roots = _listed(outputs)
+    roots = listed(outputs)
     pairs = zip(roots, read_directions(roots, cotangents, "cotangent"), strict=True)
     results = given.pull_back(None, [(y, like(g, y)) for y, g in pairs if g is not None], wrt)
     return type(wrt)(results) if isinstance(wrt, (list, tuple)) else results[0]
@@ -240,20 +240,23 @@ def Lop(
     return vjp(f, wrt, eval_points, consider_constant, disconnected_inputs)
 
 
+def check_disconnected(name: str, action: str, stands: str) -> None:
+    """Raise if what to do about what is disconnected (the argument `name`), or what stands for it, is unknown."""
+    if action not in ("raise", "warn", "ignore") or stands not in ("zero", "None"):
+        raise OstinatoValueError(f"{name} is 'raise', 'warn' or 'ignore'; return_disconnected 'zero' or 'None'")
+
+
 class _Given:
     """The options of a reverse derivative, checked."""
 
     def __init__(self, constants: Sequence[Any] | None, disconnected_inputs: str, return_disconnected: str) -> None:
-        if disconnected_inputs not in ("raise", "warn", "ignore") or return_disconnected not in ("zero", "None"):
-            raise OstinatoValueError(
-                "disconnected_inputs is 'raise', 'warn' or 'ignore'; return_disconnected 'zero' or 'None'"
-            )
+        check_disconnected("disconnected_inputs", disconnected_inputs, return_disconnected)
         self.constants = [as_tensor(c) for c in constants or ()]
         self.disconnected_inputs, self.return_disconnected = disconnected_inputs, return_disconnected
 
     def pull_back(self, cost: Any, seeds: list[tuple[Any, Any]], wrt: Any) -> list[Any]:
         """One cotangent per variable of `wrt`; None for a disconnected one if that is wished."""
-        targets = _listed(wrt)
+        targets = listed(wrt)
         _check_wrt(targets)
         linked = connected([n for n, _ in seeds], targets, self.constants)
         missing = [t for t, ok in zip(targets, linked, strict=True) if not ok]
@@ -266,7 +269,8 @@ class _Given:
         ]
 
 
-def _listed(value: Any) -> list[Any]:
+def listed(value: Any) -> list[Any]:
+    """One variable or several as a list of them."""
     return [as_tensor(v) for v in value] if isinstance(value, (list, tuple)) else [as_tensor(value)]
 
 
@@ -316,12 +320,9 @@ def _merged(
     its final value: the cotangent of all rows, zeros but for one, would be as large as they are.
     """
     from ostinato.rewrite.last_only import last_states
-    from ostinato.rewrite.loop_absorb import without_absorbed
-    from ostinato.rewrite.loop_merge import merged_loops
+    from ostinato.rewrite.loop_absorb import without_twins
 
-    roots = [n for pair in seeds for n in pair] + targets + constants
-    replaced = merged_loops(roots)
-    roots = without_absorbed(redirect(roots, replaced) if replaced else roots)
+    roots = without_twins([n for pair in seeds for n in pair] + targets + constants)
     replaced = last_states(roots, set(roots))
     roots = redirect(roots, replaced) if replaced else roots
     n, m = 2 * len(seeds), len(targets)

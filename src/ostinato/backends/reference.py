@@ -126,7 +126,7 @@ def run_loop(spec: LoopSpec, arrays: Sequence[Any]) -> tuple[Any, ...]:
 
 def _run_steps(spec: LoopSpec, tape: Tape, arrays: Sequence[Any]) -> tuple[Any, ...]:
     n, sequences, carries, invariants = split(spec, arrays)
-    every = [1 if k is None else int(invariants[k]) for k in map(spec.thinned, range(spec.n_outputs))]
+    every = spec.strides(invariants)
     if any(k < 1 for k in every):
         raise OstinatoValueError("each how many-th step is recorded is at least 1")
     columns = zip(body_of(spec).outputs, every, strict=True)

@@ -41,13 +41,9 @@ def without_sums(graph: Graph) -> Graph:
 def _outer_loops(graph: Graph) -> Graph:
     alias: dict[Node, Any] = {}
     for node in topological(graph.results):
-        if node.op is LOOP and not node.params[0].has_until and not _is_thinned(node.params[0]):
+        if node.op is LOOP and not node.params[0].has_until and not node.params[0].is_thinned:
             alias.update(_taken_out(node))
     return Graph(graph.params, tuple(redirect(graph.results, alias))) if alias else graph
-
-
-def _is_thinned(spec: LoopSpec) -> bool:
-    return any(k is not None for k in spec.thinning)
 
 
 def _taken_out(node: Node) -> dict[Node, Any]:

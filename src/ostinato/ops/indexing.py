@@ -79,6 +79,13 @@ def is_reversal(node: Node) -> bool:
     return static_int(node.inputs[1]) == -1 and all(p == _FULL for p in node.params[0][1:])
 
 
+def is_start(node: Node) -> bool:
+    """Whether a node is `x[:n]`: the first rows of an array."""
+    if node.op is not SUBTENSOR or not node.params[0] or node.params[0][0] != (False, True, False):
+        return False
+    return all(p == _FULL for p in node.params[0][1:])
+
+
 def is_last(node: Node) -> bool:
     """Whether a node is `x[-1]`: the last row of an array."""
     if node.op is not SUBTENSOR or not node.params[0] or node.params[0][0] is not None:

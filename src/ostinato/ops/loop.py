@@ -80,6 +80,20 @@ class LoopSpec:
         """Which invariant says how output j is thinned; None if it is not."""
         return self.thinning[j] if j < len(self.thinning) else None
 
+    @property
+    def is_thinned(self) -> bool:
+        """Whether any output is thinned."""
+        return any(k is not None for k in self.thinning)
+
+    def strides(self, invariants: Sequence[Any]) -> list[int]:
+        """For each output that each so many-th step is recorded, from the values of the invariants."""
+        places = map(self.thinned, range(self.n_outputs))
+        return [1 if k is None else int(invariants[k]) for k in places]
+
+
+# An output of a body, and which invariant thins it.
+Recorded = tuple[Node, int | None]
+
 
 class LoopInputs(NamedTuple):
     """The inputs of a Loop node by kind."""
@@ -171,10 +185,15 @@ def _item_sizes(x: Node, *, index: int) -> list[Any]:
         return list(sizes(given.carries[index]))
     if index == len(x.type.items) - 1:
         return []
-    steps = item(x, len(x.type.items) - 1) if spec.has_until else given.trip_count
+    steps = steps_made(x)
     thinned = spec.thinned(index - spec.n_carries)
     rows = steps if thinned is None else kept_rows(steps, given.invariants[thinned])
     return [rows, *sizes_outside(sizes(body.outputs[index - spec.n_carries]), given, body)]
+
+
+def steps_made(node: Node) -> Any:
+    """The number of steps of a Loop: known beforehand, or what it tells."""
+    return item(node, len(node.type.items) - 1) if node.params[0].has_until else node.inputs[0]
 
 
 def kept_rows(steps: Any, every: Any) -> Any:
@@ -221,6 +240,19 @@ def _loop_numpy(*arrays: Any, spec: LoopSpec) -> Any:
     from ostinato.backends.reference import run_loop
 
     return run_loop(spec, arrays)
+
+
+def recorded_by(spec: LoopSpec) -> list[Recorded]:
+    """What a loop records."""
+    return [(o, spec.thinned(j)) for j, o in enumerate(body_of(spec).outputs)]
+
+
+def recording(spec: LoopSpec, outputs: Sequence[Recorded]) -> LoopSpec:
+    """The same loop with other outputs."""
+    body = body_of(spec)
+    test = () if body.keep_going is None else (body.keep_going,)
+    graph = Graph(spec.body.params, (*body.next_carries, *[o for o, _ in outputs], *test))
+    return replace(spec, body=graph, thinning=tuple([k for _, k in outputs]))
 
 
 # ---- building -------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ Every step computes what it computed before, from the same values in the same or
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -30,7 +30,7 @@ import numpy as np
 from ostinato.graph import Graph, Node, make, redirect, rewrite_nodes, substitute, topological
 from ostinato.ops.control import within_budget
 from ostinato.ops.elementwise import cast, ceil, floor, maximum, minimum, sqrt, where
-from ostinato.ops.indexing import SUBTENSOR, is_reversal, set_subtensor
+from ostinato.ops.indexing import SUBTENSOR, is_reversal, is_start, set_subtensor
 from ostinato.ops.leaf import constant, new_input
 from ostinato.ops.loop import (
     COUNT,
@@ -47,6 +47,7 @@ from ostinato.ops.loop import (
     results_of,
     sizes_outside,
     split,
+    steps_made,
 )
 from ostinato.ops.sizes import as_size_nodes, broadcast_to, sizes
 from ostinato.rewrite.engine import rewrite_pass
@@ -61,20 +62,18 @@ _CACHE = 1 << 19
 @rewrite_pass
 def checkpoints(graph: Graph) -> Graph:
     """Make again what loops recorded for loops of derivatives, where they were told to."""
-    done: set[Node] = set()
-    n_sharing = 0
-    while True:
-        readers = _readers(graph)
-        roots = [n for n in graph.nodes() if n.op is LOOP and _asks(n.params[0]) and n not in done]
-        if not roots:
-            return graph
-        if not n_sharing and any(n.params[0].checkpoint.shared for n in roots):
-            n_sharing = max(1, sum(bool(_Family(graph, readers, n).tables) for n in roots))
-        done.add(roots[0])
-        family = _Family(graph, readers, roots[0])
-        if family.tables:
-            blocks = _Blocks(family, _lengths(family, n_sharing))
-            graph = Graph(graph.params, tuple(redirect(graph.results, blocks.alias)))
+    n_sharing = sum(1 for _ in _families(graph))
+    while family := next(_families(graph), None):
+        blocks = _Blocks(family, _lengths(family, n_sharing))
+        graph = Graph(graph.params, tuple(redirect(graph.results, blocks.alias)))
+    return graph
+
+
+def _families(graph: Graph) -> Iterator[_Family]:
+    """The families whose first loop asks for it, and that keep tables."""
+    roots = [n for n in graph.nodes() if n.op is LOOP and _asks(n.params[0])]
+    readers = _readers(graph) if roots else {}
+    return (f for f in (_Family(graph, readers, n) for n in roots) if f.tables)
 
 
 def with_budget(graph: Graph, budget: int) -> Graph:
@@ -141,7 +140,7 @@ class _Family:
     def __init__(self, graph: Graph, readers: dict[Node, list[Node | None]], root: Node) -> None:
         first = _Member(root, True)
         self.root, self.members = first, {root: first}
-        self.steps = item(root, len(root.type.items) - 1) if first.spec.has_until else first.given.trip_count
+        self.steps = steps_made(root)
         for node in graph.nodes():
             if node.op is LOOP and node is not root and not node.params[0].has_until:
                 self._enter(_Member(node, True))
@@ -172,7 +171,7 @@ class _Family:
         while x.op is SUBTENSOR:
             if is_reversal(x):
                 turned = not turned
-            elif not (_is_start(x) and x.inputs[-1] is self.steps):
+            elif not (is_start(x) and x.inputs[-1] is self.steps):
                 return None
             x = x.inputs[0]
         if x.op is not ITEM or x.inputs[0] not in self.members:
@@ -226,12 +225,6 @@ class _Family:
 
     def _kept(self) -> list[_Member]:
         return [self.members[node] for node in self.tables]
-
-
-def _is_start(node: Node) -> bool:
-    """Whether a node is `x[:n]`."""
-    full = (False, False, False)
-    return node.params[0][0] == (False, True, False) and all(p == full for p in node.params[0][1:])
 
 
 def _total(arrays: Iterable[tuple[Sequence[Any], str]]) -> Any:

@@ -20,7 +20,18 @@ from ostinato.ops.composite import stack
 from ostinato.ops.elementwise import maximum, minimum
 from ostinato.ops.indexing import SUBTENSOR, is_last
 from ostinato.ops.leaf import constant, new_input, static_int
-from ostinato.ops.loop import ITEM, LOOP, LoopResults, LoopSpec, body_of, item, results_of, sizes_outside, split
+from ostinato.ops.loop import (
+    ITEM,
+    LOOP,
+    LoopResults,
+    LoopSpec,
+    body_of,
+    item,
+    results_of,
+    sizes_outside,
+    split,
+    steps_made,
+)
 from ostinato.ops.movement import expand_dims
 from ostinato.ops.sizes import broadcast_to, sizes
 from ostinato.rewrite.engine import rewrite_pass
@@ -56,7 +67,7 @@ def last_states(roots: Sequence[Node], named: set[Node]) -> dict[Node, Any]:
         if not 0 <= j < spec.n_outputs or spec.thinned(j) is not None or body.outputs[j] not in body.next_carries:
             continue
         final = item(x.inputs[0], body.next_carries.index(body.outputs[j]))
-        steps = item(x.inputs[0], len(x.inputs[0].type.items) - 1) if spec.has_until else x.inputs[0].inputs[0]
+        steps = steps_made(x.inputs[0])
         if final.type == node.type:
             some = not spec.has_until and (static_int(steps) or 0) > 0
             alias[node] = final if some else expand_dims(final, 0)[: minimum(steps, 1)][-1]

@@ -11,18 +11,35 @@ not, the larger records from then on.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from typing import Any
 
 from ostinato.graph import Graph, Node, dependents, make, redirect, substitute, topological
-from ostinato.ops.loop import LOOP, Body, LoopResults, LoopSpec, body_of, results_of, split
+from ostinato.ops.loop import (
+    LOOP,
+    Body,
+    LoopResults,
+    LoopSpec,
+    Recorded,
+    body_of,
+    recorded_by,
+    recording,
+    results_of,
+    split,
+)
 from ostinato.rewrite.engine import rewrite_pass
+from ostinato.rewrite.loop_merge import merged_loops
 
 
 @rewrite_pass
 def loop_absorb(graph: Graph) -> Graph:
     """Drop the loops of a graph whose steps are made by larger ones."""
     return Graph(graph.params, tuple(without_absorbed(graph.results)))
+
+
+def without_twins(roots: Sequence[Any]) -> list[Any]:
+    """The roots, computed by loops of which no two make the same steps: what a derivative is best taken of."""
+    replaced = merged_loops(roots)
+    return without_absorbed(redirect(roots, replaced) if replaced else roots)
 
 
 def without_absorbed(roots: Sequence[Any]) -> list[Any]:
@@ -72,27 +89,15 @@ def _into(small: Node, large: Node) -> dict[Node, Any]:
     pairs = [*zip(was.finals, [new.finals[i] for i in at], strict=True), (was.trips_done, new.trips_done)]
     pairs += [(old, row[o]) for old, o in zip(was.outputs, wanted, strict=True)]
     pairs += [*zip(had.finals, new.finals, strict=True), (had.trips_done, new.trips_done)]
-    pairs += [(old, row[o]) for old, o in zip(had.outputs, _recorded(whole), strict=True)]
+    pairs += [(old, row[o]) for old, o in zip(had.outputs, recorded_by(whole), strict=True)]
     # Of twins one may be what the other one becomes.
     return {old: n for old, n in pairs if old is not n}
 
 
-# An output of a body, and which invariant thins it.
-_Recorded = tuple[Node, int | None]
-
-
-def _recorded(spec: LoopSpec) -> list[_Recorded]:
-    return [(o, spec.thinned(j)) for j, o in enumerate(body_of(spec).outputs)]
-
-
-def _recording(node: Node, wanted: Sequence[_Recorded]) -> tuple[LoopResults, dict[_Recorded, Any]]:
+def _recording(node: Node, wanted: Sequence[Recorded]) -> tuple[LoopResults, dict[Recorded, Any]]:
     """The same loop recording more, and where its results have what it records: each once."""
-    spec, body = node.params[0], body_of(node.params[0])
-    outputs = list(dict.fromkeys([*_recorded(spec), *wanted]))
-    test = () if body.keep_going is None else (body.keep_going,)
-    graph = Graph(spec.body.params, (*body.next_carries, *[o for o, _ in outputs], *test))
-    more = replace(spec, body=graph, thinning=tuple([k for _, k in outputs]))
-    new = results_of(make(LOOP, node.inputs, (more,)))
+    outputs = list(dict.fromkeys([*recorded_by(node.params[0]), *wanted]))
+    new = results_of(make(LOOP, node.inputs, (recording(node.params[0], outputs),)))
     return new, dict(zip(outputs, new.outputs, strict=True))
 
 

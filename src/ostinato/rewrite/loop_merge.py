@@ -11,11 +11,10 @@ the same inputs and the same params make the same steps.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 from typing import Any
 
 from ostinato.graph import Graph, Node, make, redirect, topological
-from ostinato.ops.loop import LOOP, LoopResults, LoopSpec, body_of, results_of
+from ostinato.ops.loop import LOOP, LoopResults, LoopSpec, recorded_by, recording, results_of
 from ostinato.rewrite.engine import rewrite_pass
 
 
@@ -44,23 +43,14 @@ def merged_loops(roots: Iterable[Node]) -> dict[Node, Node]:
 def _merge(group: list[Node]) -> Node:
     """One loop that records what any of the group records; it makes the steps of the first."""
     specs: list[LoopSpec] = [n.params[0] for n in group]
-    first = body_of(specs[0])
-    recorded = tuple(dict.fromkeys(r for s in specs for r in _recorded(s)))
-    outputs, thinning = tuple([o for o, _ in recorded]), tuple([k for _, k in recorded])
-    test = () if first.keep_going is None else (first.keep_going,)
-    graph = Graph(specs[0].body.params, (*first.next_carries, *outputs, *test))
-    return make(LOOP, group[0].inputs, (replace(specs[0], body=graph, thinning=thinning),))
-
-
-def _recorded(spec: LoopSpec) -> list[tuple[Node, int | None]]:
-    """The outputs of a loop, and how each is thinned."""
-    return [(o, spec.thinned(j)) for j, o in enumerate(body_of(spec).outputs)]
+    outputs = list(dict.fromkeys(r for s in specs for r in recorded_by(s)))
+    return make(LOOP, group[0].inputs, (recording(specs[0], outputs),))
 
 
 def _correspondence(node: Node, merged: LoopResults) -> dict[Node, Node]:
     own = results_of(node)
     spec: LoopSpec = merged.trips_done.inputs[0].params[0]
-    place = {r: i for i, r in enumerate(_recorded(spec))}
+    place = {r: i for i, r in enumerate(recorded_by(spec))}
     pairs = [*zip(own.finals, merged.finals, strict=True), (own.trips_done, merged.trips_done)]
-    pairs += [(y, merged.outputs[place[r]]) for y, r in zip(own.outputs, _recorded(node.params[0]), strict=True)]
+    pairs += [(y, merged.outputs[place[r]]) for y, r in zip(own.outputs, recorded_by(node.params[0]), strict=True)]
     return dict(pairs)

@@ -86,7 +86,7 @@ class LoopRunner:
     def _plan(self, shapes: Sequence[Any], known: Sequence[Any]) -> Runner:
         start, before = time.perf_counter(), self.notes.seconds["emit"]
         try:
-            if any(k is not None for k in self.spec.thinning):
+            if self.spec.is_thinned:
                 raise UnsplitError("an output that is not recorded at every step")
             graph = split_loop(specialised_spec(self.spec, shapes, known))
             return _Around(graph, self.notes, self.name, self.chunk_major)
@@ -400,8 +400,7 @@ class _Steps:
         sequences = [x.plain() if isinstance(x, Reversed) else x for x in given.sequences]
         carries = tuple(given.carries)
         rows: list[list[Any]] = [[] for _ in self.body.outputs]
-        thinning = map(spec.thinned, range(spec.n_outputs))
-        every = [1 if k is None else int(given.invariants[k]) for k in thinning]
+        every = spec.strides(given.invariants)
         while done < steps:
             results = self.program.run((np.int64(done), *[s[done] for s in sequences], *carries, *given.invariants))
             carries = tuple(results[:c])

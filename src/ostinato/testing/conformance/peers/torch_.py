@@ -12,15 +12,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from torch._higher_order_ops import scan, while_loop
 from torch.utils.checkpoint import checkpoint
 
-from . import CannotError
-from .torch_loop import cost, derivative_of, tensor_or_int
+from .torch_loop import run_with
 from .torch_loop import versions as versions
-from .torch_programs import OF_CALLS, PROGRAMS, Rows
+from .torch_programs import Rows
 
 
 class ScanLoops:
@@ -158,28 +156,4 @@ def run(
     name: str, quantity: str, dtype: str, arguments: Mapping[str, Any], directions: Mapping[str, Any], calls: int
 ) -> tuple[list[Any], Any]:
     """The arrays of a quantity of a program, and what was drawn."""
-    program = {**PROGRAMS, **OWN}.get(name)
-    if program is None:
-        raise CannotError("not written for torch")
-    given = {n: tensor_or_int(a) for n, a in arguments.items()}
-    point = tuple(given[n] for n in directions)
-    along = tuple(torch.from_numpy(np.array(d)) for d in directions.values())
-
-    def outputs(*moved: Any) -> list[Any]:
-        arguments = {**given, **dict(zip(directions, moved, strict=True))}
-        loops = ScanLoops()
-        return list(program(loops, given, **arguments) if name in OF_CALLS else program(loops, **arguments))
-
-    drawn = [outputs(*point)[-1].numpy()] if name in RANDOM else []
-
-    def counted(*moved: Any) -> list[Any]:
-        found = outputs(*moved)
-        return found[: len(found) - len(drawn)]
-
-    if quantity == "value":
-        found: Any = [o.array[: int(o.count)] if isinstance(o, Rows) else o for o in counted(*point)]
-    else:
-        derivative = derivative_of(quantity, lambda *moved: cost(counted(*moved)), along)
-        found = derivative(*point)
-        found = found if isinstance(found, tuple) else (found,)
-    return [o.detach().numpy(force=True) for o in found], drawn[0] if drawn else None
+    return run_with(ScanLoops, OWN, RANDOM, name, quantity, arguments, directions)

@@ -6,7 +6,7 @@ by `break`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -122,30 +122,48 @@ def run(
     name: str, quantity: str, dtype: str, arguments: Mapping[str, Any], directions: Mapping[str, Any], calls: int
 ) -> tuple[list[Any], Any]:
     """The arrays of a quantity of a program, and what was drawn."""
-    program = {**PROGRAMS, **OWN}.get(name)
+    return run_with(PythonLoops, OWN, RANDOM, name, quantity, arguments, directions)
+
+
+def run_with(
+    make_loops: Callable[[], Any],
+    own: Mapping[str, Callable[..., Any]],
+    random: Collection[str],
+    name: str,
+    quantity: str,
+    arguments: Mapping[str, Any],
+    directions: Mapping[str, Any],
+) -> tuple[list[Any], Any]:
+    """What `run` returns, for programs of which some are a system's own, and some draw."""
+    program = {**PROGRAMS, **own}.get(name)
     if program is None:
         raise CannotError("not written for torch")
     given = {n: tensor_or_int(a) for n, a in arguments.items()}
     point = tuple(given[n] for n in directions)
-    along = tuple(torch.from_numpy(d) for d in directions.values())
+    along = tuple(torch.from_numpy(np.array(d)) for d in directions.values())
 
     def outputs(*moved: Any) -> list[Any]:
         arguments = {**given, **dict(zip(directions, moved, strict=True))}
-        loops = PythonLoops()
+        loops = make_loops()
         return list(program(loops, given, **arguments) if name in OF_CALLS else program(loops, **arguments))
 
-    drawn = [outputs(*point)[-1].numpy()] if name in RANDOM else []
+    drawn = [outputs(*point)[-1].numpy()] if name in random else []
 
     def counted(*moved: Any) -> list[Any]:
         found = outputs(*moved)
         return found[: len(found) - len(drawn)]
 
     if quantity == "value":
-        found: Any = [o.array if isinstance(o, Rows) else o for o in counted(*point)]
+        found: Any = [made_rows(o) if isinstance(o, Rows) else o for o in counted(*point)]
     else:
         found = derivative_of(quantity, lambda *moved: cost(counted(*moved)), along)(*point)
         found = found if isinstance(found, tuple) else (found,)
     return [o.detach().numpy(force=True) for o in found], drawn[0] if drawn else None
+
+
+def made_rows(rows: Rows) -> Any:
+    """The rows that were made, of those there is room for."""
+    return rows.array if rows.count is None else rows.array[: int(rows.count)]
 
 
 _DTYPES = {"float64": torch.float64, "float32": torch.float32, "int64": torch.int64}
