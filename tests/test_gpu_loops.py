@@ -473,3 +473,13 @@ def test_random_loops(program: Program) -> None:
     outputs = symbolic(program, inputs)
     grads = T.grad(symbolic_cost(program, outputs), inputs, disconnected_inputs="ignore")
     compare(inputs, [*outputs, *grads], arrays, became="")
+
+
+@pytest.mark.parametrize("rows", [0, 2, 3, 6])
+def test_taps_of_a_loop_without_states(rows: int) -> None:
+    """The sequences, one per tap, are longer than the loop; all steps are done at once."""
+    x = T.fmatrix("x")
+    y, _ = ostinato.scan(lambda a, b, c: T.tanh(a * 2 - b) + c, {"input": x, "taps": [0, 1, 2]})
+    compare(
+        [x], [y, T.grad(T.sum(y**2), x)], [np.linspace(-1, 1, 2 * rows, dtype="float32").reshape(rows, 2)], became=""
+    )

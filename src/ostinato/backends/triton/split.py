@@ -96,8 +96,9 @@ class _Split:
             if views and work and all(n.op in (SUBTENSOR, DIMSHUFFLE) for n in work):
                 leaves = True
             if leaves and can_batch([node], sources):
-                table = {**self.rows, body.t: arange(self.trips)}
-                self.rows[node] = batched([node], table, self.trips)[0]
+                # Taps make sequences longer than the loop, by more or less.
+                table = {n: x[: self.trips] if n in body.sequences else x for n, x in self.rows.items()}
+                self.rows[node] = batched([node], {**table, body.t: arange(self.trips)}, self.trips)[0]
 
     # ---- sums over the steps ----
 
