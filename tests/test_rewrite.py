@@ -21,6 +21,7 @@ from ostinato.rewrite.last_only import last_only
 from ostinato.rewrite.loop_absorb import loop_absorb
 from ostinato.rewrite.loop_merge import loop_merge
 from ostinato.rewrite.loop_prune import loop_prune
+from ostinato.rewrite.native import NATIVE
 from ostinato.rewrite.pattern import rule
 from ostinato.rewrite.pipeline import PIPELINE, rewrite
 from ostinato.verify import verify
@@ -31,7 +32,7 @@ def loops(graph: Graph) -> list[Any]:
 
 
 def test_every_pass_is_in_the_pipeline() -> None:
-    assert set(PASSES.values()) == set(PIPELINE)
+    assert set(PASSES.values()) == {*PIPELINE, *NATIVE}
 
 
 # ---- algebra --------------------------------------------------------------------------------------

@@ -16,9 +16,9 @@ from ostinato.backends.llvm import entry
 from ostinato.backends.llvm.runtime import runtime
 from ostinato.errors import OstinatoIndexError, OstinatoValueError
 from ostinato.graph import Graph
-from ostinato.lower.accumulation import without_sums
 from ostinato.lower.lanes import lanes_of
 from ostinato.ops.loop import LOOP, body_of
+from ostinato.rewrite.native import rewrite_for_native
 from ostinato.rewrite.pipeline import rewrite
 
 RNG = np.random.default_rng(11)
@@ -53,7 +53,7 @@ def check(inputs: list[Any], results: list[Any], *calls: tuple[Any, ...], rtol: 
 
 def lanes(results: list[Any], inputs: list[Any]) -> list[list[int | None] | None]:
     """For every loop, the dimension of lanes of each array carry and output; None for a loop that has none."""
-    graph = without_sums(rewrite(Graph(tuple(inputs), tuple(results))))
+    graph = rewrite_for_native(rewrite(Graph(tuple(inputs), tuple(results))))
     found: list[list[int | None] | None] = []
     for node in graph.nodes():
         if node.op is LOOP:

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import ostinato.rewrite.native
 import ostinato.rewrite.pipeline  # fills the registry of passes
 import ostinato.tensor as T
 from ostinato.ops import OPS, Op
@@ -73,9 +74,10 @@ def _table(members: list[Op]) -> str:
 
 
 def rewrites() -> str:
-    """Each pass of the pipeline, in order, with its before and after."""
+    """Each pass, in order, with its before and after; those for native code last."""
     parts = []
-    for step in ostinato.rewrite.pipeline.PIPELINE:
+    passes = ostinato.rewrite.pipeline.PIPELINE + ostinato.rewrite.native.NATIVE
+    for step in dict.fromkeys(passes):
         title, picture, *rest = paragraphs(PASSES[step.__name__])
         name, _, text = title.partition(": ")
         parts.append(

@@ -39,6 +39,8 @@ def explain(
         lines.append(report.note)
     if report and report.called_out:
         lines.append(f"Calls out to NumPy: {', '.join(report.called_out)}.")
+    if notes := function.notes:
+        lines += ["What was rewritten:", *[f"  {n}" for n in notes]]
     lines.append(_count(function.graph))
     lines += _loops(function.graph, "")
     if report and report.details:

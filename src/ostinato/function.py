@@ -24,6 +24,7 @@ from ostinato.errors import (
 from ostinato.graph import Graph
 from ostinato.memory import read_bytes
 from ostinato.ops.leaf import describe
+from ostinato.rewrite.notes import listening
 from ostinato.rewrite.pipeline import rewrite
 from ostinato.shared import SHARED_VALUES
 from ostinato.types import TensorType
@@ -69,8 +70,15 @@ class Function:
 
         It is made when it is asked for: code that is loaded does not need it.
         """
-        with config.change_flags(floatX=self._floatX):
+        with config.change_flags(floatX=self._floatX), listening() as self._notes:
             return rewrite(self._closed)
+
+    @property
+    def notes(self) -> list[str]:
+        """What the rewrites did, a sentence each."""
+        self.graph  # noqa: B018 - the rewrites tell when they run
+        report = getattr(self._run, "report", None)
+        return [*self._notes, *(report.notes() if report else ())]
 
     @property
     def compilations(self) -> int:

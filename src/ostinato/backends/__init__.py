@@ -27,6 +27,7 @@ class Report:
     called_out : what compiled code calls NumPy for, and where.
     loaded : whether it was compiled before and came from the cache.
     note : a sentence more, or nothing.
+    notes : what passes of the backend's own did, in sentences, made when asked for.
     details : from arguments of a call, or None, to lines that say what was compiled and what memory it takes.
     """
 
@@ -36,6 +37,7 @@ class Report:
     called_out: Sequence[str] = ()
     loaded: bool = False
     note: str = ""
+    notes: Callable[[], Sequence[str]] = tuple
     details: Callable[[Sequence[Any] | None], Sequence[str]] | None = None
 
 

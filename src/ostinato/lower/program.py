@@ -8,17 +8,18 @@ writes it there if it can, and only what lies elsewhere, in a param or as a part
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ostinato.graph import Graph, Node
 from ostinato.lower import elimination, linalg, loops, products, rules, writes
-from ostinato.lower.accumulation import without_sums
 from ostinato.lower.arrays import Array, Memory, contiguous_strides, copy_all, in_memory, new_array, scalar
 from ostinato.lower.callouts import GaveUpMidwayError
 from ostinato.lower.dividing import NotDivisibleError
 from ostinato.lower.loopnest import Expr, Knows, Nest, Var, format_nest
 from ostinato.lower.memory import Usage, share_places
 from ostinato.lower.scalarize import Block
+from ostinato.rewrite.native import rewrite_for_native
+from ostinato.rewrite.notes import listening
 
 _RULE_FILES = (elimination, linalg, loops, products, rules, writes)  # importing them enters their rules into the table
 
@@ -28,6 +29,7 @@ class Program:
     """What is lowered, its loop nest, the variables of the words of arguments and results, and the use of memory.
 
     `names`: what the variables hold that are sizes or integers of params, in the user's words.
+    `notes`: what the passes for native code told.
     """
 
     graph: Graph
@@ -36,6 +38,7 @@ class Program:
     results: Var
     usage: Usage
     names: dict[Expr, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         texts = []
@@ -57,12 +60,13 @@ def lower_graph(
         Assume that sizes which meet are equal and bounds of slices in order; see `integers`.
     panels : the columns of a panel of a packed matrix, per dtype; see `products`. None where there are no kernels.
     """
-    graph = without_sums(graph)
+    with listening() as notes:
+        graph = rewrite_for_native(graph)
     called_out: set[Node] = set()
     whole: set[Node] = set()
     while True:
         try:
-            return _lowered(graph, Nest(knows, optimistic, called_out, whole, panels))
+            return replace(_lowered(graph, Nest(knows, optimistic, called_out, whole, panels)), notes=tuple(notes))
         except GaveUpMidwayError as error:
             called_out.add(error.node)
         except NotDivisibleError as error:

@@ -1,4 +1,8 @@
-"""The order of the passes. The order is for speed only: no pass relies on another one for correctness."""
+"""The order of the passes. The order is for speed only: no pass relies on another one for correctness.
+
+These passes are for all backends; what they make is what users see as the graph of a function. More follow where
+native code is made, see `native`.
+"""
 
 from __future__ import annotations
 

@@ -89,7 +89,7 @@ class Build:
         texts = {"nest": lambda: str(self.program), "llvm": lambda: self.llvm}
         how = "compiled to one native function for all sizes" + (", loaded from the cache" if found.loaded else "")
         called = where_called(self.program.graph, self.program.nest.sites) if CALLS_OUT in found.marks else []
-        return found, Report(how, watch.laps, texts, called, found.loaded, found.note, self.details)
+        return found, Report(how, watch.laps, texts, called, found.loaded, found.note, self.notes, self.details)
 
     def memory(self, arguments: Sequence[Any]) -> Measured:
         """The bytes of a call."""
@@ -108,6 +108,10 @@ class Build:
         given = list(zip(labels(self.graph), map(np.asarray, arguments), strict=True))
         values = {f"{n}.shape[{axis}]": size for n, a in given for axis, size in enumerate(a.shape)}
         return values | {n: int(a) for n, a in given if not a.shape and a.dtype.kind in "iu"}
+
+    def notes(self) -> Sequence[str]:
+        """What the passes for native code told."""
+        return self.program.notes
 
     def details(self, arguments: Sequence[Any] | None) -> list[str]:
         """What was compiled, and the memory of a call, in lines of words; see `Function.explain`."""

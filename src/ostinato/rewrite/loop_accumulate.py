@@ -1,7 +1,4 @@
-"""Sums that a loop carries along are taken out of it, before a graph is lowered.
-
-What a step only adds to, and nobody reads before the end, is no state. Gradients are full of it: the
-cotangent of every matrix that a step multiplies with, and of every bias.
+"""loop_accumulate: sums that a loop only adds to are taken out of it.
 
 before:  W = loop(n, x, g, W0; (x_t, g_t, W) -> W + x_t.T @ g_t)
 after:   W = W0 + merged(x).T @ merged(g)             # one product: the steps are more terms of its sums
@@ -10,8 +7,9 @@ before:  s = loop(n, x, s0; (x_t, s) -> s + sum(f(x_t)))
 after:   v = loop(n, x, zeros; (x_t, v) -> v + f(x_t))
          s = s0 + sum(v)
 
-A factor that is no row of a sequence is recorded. Sums are in another order then, so this is no pass for all backends:
-their results would not be those of the reference to the last bit.
+What a step only adds to, and nobody reads before the end, is no state. Gradients are full of it: the
+cotangent of every matrix that a step multiplies with, and of every bias. A factor that is no row of a sequence is
+recorded. Sums are in another order then, and differ in the last digits.
 """
 
 from __future__ import annotations
@@ -29,16 +27,13 @@ from ostinato.ops.loop import LOOP, LoopSpec, body_of, results_of, sizes_outside
 from ostinato.ops.movement import reshape, swapaxes
 from ostinato.ops.sizes import BROADCAST, as_size_nodes, broadcast_to, same_size, sizes
 from ostinato.ops.sizes import product as product_of_sizes
-from ostinato.rewrite.engine import run_passes
-from ostinato.rewrite.loop_prune import loop_prune
+from ostinato.rewrite.engine import rewrite_pass
+from ostinato.rewrite.notes import called, tell
 
 
-def without_sums(graph: Graph) -> Graph:
-    """The graph with sums taken out of its loops, and of the loops in their bodies."""
-    return run_passes(graph, (_outer_loops, loop_prune))
-
-
-def _outer_loops(graph: Graph) -> Graph:
+@rewrite_pass
+def loop_accumulate(graph: Graph) -> Graph:
+    """Take sums out of the loops of a graph."""
     alias: dict[Node, Any] = {}
     for node in topological(graph.results):
         if node.op is LOOP and not node.params[0].has_until and not node.params[0].is_thinned:
@@ -194,4 +189,10 @@ class _Change:
         alias |= dict(zip(old.outputs, new.outputs, strict=False))
         if any(before.type != after.type for before, after in alias.items()):
             return {}
+        self._tell()
         return {**alias, old.trips_done: new.trips_done}
+
+    def _tell(self) -> None:
+        n = len(self.removed)
+        sums = "a sum over the steps" if n == 1 else f"{n} sums over the steps"
+        tell(f"loop_accumulate: {sums} of {called(self.spec)} made after it, from all steps at once.")
