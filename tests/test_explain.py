@@ -34,6 +34,7 @@ def test_an_interpreted_function() -> None:
         "Loop 'outer': 3 operations per step; reads 1 sequence, carries 1 value, records 1 output; "
         "derivatives go back 2 steps.",
         "  Loop: 1 operation per step; reads 0 sequences, carries 1 value, records 0 outputs.",
+        "    Computed once, before the loop: output 0[t-1] * x[t].",
         "Text of a stage: explain('graph').",
     ]
 
@@ -117,3 +118,36 @@ def test_products_of_matrices_share_a_routine() -> None:
     nest = ostinato.function([a, b], [T.dot(a, b), T.dot(b, a), T.dot(a, b.T)], mode="native").explain("nest")
     assert nest.count("routine product.int64(rows.") == 1
     assert nest.count("call product.int64(") == 3
+
+
+def test_what_is_computed_once_is_told() -> None:
+    X, W, U, h0 = T.dtensor3("X"), T.dmatrix("W"), T.dmatrix("U"), T.dmatrix("h0")
+    h, _ = ostinato.scan(lambda x, h: T.tanh(T.dot(x, W.T * 2) + T.dot(h, U) + T.exp(U.sum())), X, h0, name="network")
+    for outputs in (h, [h, T.grad(h.sum(), W)]):
+        lines = (
+            ostinato.function([X, W, U, h0], outputs, mode="native", on_unused_input="ignore").explain().splitlines()
+        )
+        assert "  Computed once, before the loop: W * 2. and exp(sum(U))." in lines
+        told = lines[lines.index("What was rewritten:") :]
+        packed = "is packed once before loop 'network', for the products of all steps."
+        assert f"  packing: W * 2. {packed}" in told
+        assert f"  packing: U {packed}" in told
+    assert (
+        "  loop_accumulate: a sum over the steps of loop 'gradient of network' made after it, from all steps at once."
+        in told
+    )
+
+
+def test_variables_are_no_news() -> None:
+    x, a = T.dvector("x"), T.dscalar("a")
+    h, _ = ostinato.scan(lambda v, h: a * h + v, x, T.constant(0.0, dtype="float64"))
+    assert "Computed once" not in ostinato.function([x, a], h).explain()
+
+
+def test_alternatives_are_told() -> None:
+    x, w = T.dtensor3("x"), T.dmatrix("w")
+    h, _ = ostinato.scan(lambda v, h: T.tanh(T.dot(v, w) + h), x, T.dmatrix("h0"), name="network")
+    inputs = [i for i in ostinato.graph.leaves([h]) if i.op.name == "input"]
+    text = ostinato.function(inputs, T.grad(h.sum(), w), mode="native").explain()
+    assert "\n  if a condition holds:\n    call of blas.dgemm\n" in text
+    assert "?" not in text[text.index("Loops and calls") : text.index("Bytes of a call")]

@@ -9,7 +9,9 @@ from ostinato.backends import Report
 from ostinato.device import prefers_cpu
 from ostinato.errors import OstinatoValueError
 from ostinato.graph import Graph, Node
-from ostinato.ops.loop import LOOP, LoopSpec
+from ostinato.ops.loop import LOOP, LoopSpec, split
+from ostinato.ops.sizes import SIZE
+from ostinato.printing import VIEWS, standalone
 
 if TYPE_CHECKING:
     from ostinato.function import Function
@@ -63,6 +65,7 @@ def _loops(graph: Graph, indent: str) -> list[str]:
     for node in graph.nodes():
         if node.op is LOOP:
             lines.append(indent + _loop(node))
+            lines += [f"{indent}  Computed once, before the loop: {h}." for h in _hoisted(node)]
             lines += _loops(node.params[0].body, indent + "  ")
     return lines
 
@@ -80,3 +83,19 @@ def _loop(node: Node) -> str:
     if spec.truncate is not None:
         line += f"; derivatives go back {_plural(spec.truncate, 'step')}"
     return line + "."
+
+
+# So many expressions are named.
+_SOME = 4
+
+
+def _hoisted(node: Node) -> list[str]:
+    """What a step uses and is the same in all of them, if it is more than a variable: one line, or none."""
+    found: dict[str, None] = {}
+    for x in split(node.params[0], node.inputs).invariants:
+        while x.op.name in VIEWS:
+            x = x.inputs[0]
+        if x.inputs and x.op is not SIZE and x.type.is_float and x.op.name != "item":
+            found[standalone(x)] = None
+    some = list(found)[:_SOME] + ([f"{len(found) - _SOME} more"] if len(found) > _SOME else [])
+    return [" and ".join([", ".join(some[:-1]), some[-1]] if len(some) > 1 else some)] if some else []

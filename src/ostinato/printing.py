@@ -39,6 +39,14 @@ def short(node: Node, depth: int = 3) -> str:
     return f"{node.op.name}({', '.join(parts)})"
 
 
+def standalone(node: Node, depth: int = 3) -> str:
+    """The same where nothing stands beside it: without parentheses around all of it."""
+    text = short(node, depth)
+    while not node.name and node.op.name in VIEWS:
+        node = node.inputs[0]
+    return text[1:-1] if not node.name and node.op.name in _INFIX else text
+
+
 def format_graph(graph: Graph) -> str:
     """The whole graph as text: one line per node, bodies of loops indented below their loop.
 

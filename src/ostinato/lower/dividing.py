@@ -81,6 +81,7 @@ class Division:
         sites = len(nest.sites)
         least = _ROWS if self.lanes.has_products else self._least_elements()
         with nest.split(n_lanes, nest.let(self._work()), least) as self.part:
+            self.part.label = f"loop {self.spec.name!r}" if self.spec.name else ""
             found = steps(*self._given_to(self.part))
             self._keep(self.part, finals, found)
         if len(nest.sites) > sites:

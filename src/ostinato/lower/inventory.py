@@ -54,7 +54,10 @@ class Inventory:
             del lines[:n]
 
     def _statement(self, stmt: Stmt, indent: str) -> Iterator[str]:
-        if isinstance(stmt, For):
+        if isinstance(stmt, For) and stmt.conditional:
+            yield f"{indent}if a condition holds:"
+            yield from self._described(stmt.body, indent + "  ")
+        elif isinstance(stmt, For):
             inner, dims = _innermost(stmt)
             yield indent + self._loop(inner, " x ".join(map(self.formula, dims)))
             yield from self._described(inner.body, indent + "  ")

@@ -159,7 +159,8 @@ class Column:
 class For:
     """`until`: an expression of the body; where it is false no further iteration follows.
     `trips`: the number of iterations made. `parallel`: iterations are independent of each other.
-    `label`: which loop of the program it is, if it is one. `in_place`: how many arrays it passes on in one buffer."""
+    `label`: which loop of the program it is, if it is one. `in_place`: how many arrays it passes on in one buffer.
+    `conditional`: there is one iteration or none."""
 
     var: Var
     stop: Expr
@@ -171,6 +172,7 @@ class For:
     columns: list[Column] = field(default_factory=list)
     label: str = ""
     in_place: int = 0
+    conditional: bool = False
 
 
 @dataclass(eq=False, slots=True)
@@ -180,6 +182,7 @@ class Split:
     It is executed for parts of the lanes, at least once, in several threads at the same time. `work`: what all of
     it costs, in additions. `least`: a part has so many lanes, or a multiple. It has no call-outs, keeps no
     memory for results, and no other `Split` is in it.
+    `label`: which loop of the program it is.
     """
 
     first: Var
@@ -188,6 +191,7 @@ class Split:
     work: Expr
     least: int
     body: list[Stmt]
+    label: str = ""
 
 
 Stmt = Let | Store | Alloc | Fail | Call | CallOut | Data | Extern | Split | For
@@ -384,7 +388,8 @@ class Nest:
     @contextmanager
     def when(self, condition: Expr) -> Iterator[None]:
         """Statements for where a condition holds: a loop of one iteration or of none."""
-        with self.loop(self.op("cast", condition, dtype="int64"), "once"):
+        with self.loop(self.op("cast", condition, dtype="int64"), "once") as once:
+            once.conditional = True
             self._repeating -= 1
             try:
                 yield

@@ -13,6 +13,8 @@ from ostinato.graph import Graph, Node
 from ostinato.lower.arrays import Array, Memory, in_memory, is_one, new_array, start_of
 from ostinato.lower.loopnest import Expr, For, Nest, Split
 from ostinato.lower.scalarize import Block
+from ostinato.printing import standalone
+from ostinato.rewrite.notes import tell
 
 
 class _Fixed(NamedTuple):
@@ -75,9 +77,17 @@ def _multiplied(block: Block, node: Node, a: Array, fixed: _Fixed) -> Array | No
     if key not in fixed.block.packed:
         with nest.before(fixed.loop):
             fixed.block.packed[key] = _packed(block, b)
+        _tell(fixed)
     held = new_array(nest, node.type.dtype, [a.sizes[0], b.sizes[1]])
     _multiply(block, a, b, fixed.block.packed[key], held)
     return held
+
+
+def _tell(fixed: _Fixed) -> None:
+    matrix = standalone(fixed.node)
+    turned = ", transposed," if fixed.is_transposed else ""
+    loop = fixed.loop.label or "a loop"
+    tell(f"packing: {matrix}{turned} is packed once before {loop}, for the products of all steps.")
 
 
 def multiply(block: Block, a: Array, b: Array, c: Array) -> None:

@@ -61,12 +61,17 @@ def lower_graph(
     panels : the columns of a panel of a packed matrix, per dtype; see `products`. None where there are no kernels.
     """
     with listening() as notes:
-        graph = rewrite_for_native(graph)
+        program = _lowered_at_last(rewrite_for_native(graph), knows, optimistic, panels)
+    return replace(program, notes=tuple(notes))
+
+
+def _lowered_at_last(graph: Graph, knows: Knows | None, optimistic: bool, panels: Mapping[str, int] | None) -> Program:
+    """The loop nest of a graph, tried until it is known what has to be called out for, and left undivided."""
     called_out: set[Node] = set()
     whole: set[Node] = set()
     while True:
         try:
-            return replace(_lowered(graph, Nest(knows, optimistic, called_out, whole, panels)), notes=tuple(notes))
+            return _lowered(graph, Nest(knows, optimistic, called_out, whole, panels))
         except GaveUpMidwayError as error:
             called_out.add(error.node)
         except NotDivisibleError as error:
