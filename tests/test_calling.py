@@ -485,7 +485,11 @@ def test_many_threads_while_garbage_is_collected() -> None:
             if round_ % 10 == 0:
                 gc.collect()
 
-    in_threads(8, work)
+    gc.freeze()  # what other tests left behind need not be looked at so often
+    try:
+        in_threads(8, work)
+    finally:
+        gc.unfreeze()
 
 
 def test_the_gil_is_released() -> None:
