@@ -267,6 +267,29 @@ def test_until_in_several_blocks_of_steps(monkeypatch: pytest.MonkeyPatch) -> No
     assert int(f([1.0])[2]) == 13
 
 
+@pytest.mark.parametrize("n", [2, 12])
+def test_a_vector_as_a_row_and_as_a_column(n: int) -> None:
+    v, M = T.dvector("v"), T.dmatrix("M")
+
+    def step(v: Any, M: Any) -> Any:
+        return T.tanh(T.dot(M, v) + T.dot(v, v) / 4), M / 2 + T.outer(v, v)
+
+    (vs, Ms), _ = scan(step, outputs_info=[v, M], n_steps=3)
+    arrays = [normal(n, dtype="float64"), normal(n, n, dtype="float64")]
+    compare([v, M], with_gradients([], [vs, Ms], [v, M]), arrays, became="")
+
+
+def test_until_counts_its_steps_at_every_call() -> None:
+    """How many steps there are follows from values, even where all shapes are those of the call before."""
+    x = T.dscalar("x")
+    y, _ = scan(lambda h: (h * 0.5, until(h < 1.0)), outputs_info=x, n_steps=100)
+    f = compare([x], [y, y.shape[0], T.grad(y[-1], x)], [np.float64(3.0)], became="")
+    for value, steps in ((100.0, 8), (3.0, 3), (0.5, 1), (1000.0, 11)):
+        found, n, slope = f(value)
+        assert (found.shape, int(n)) == ((steps,), steps)
+        assert slope == 0.5**steps
+
+
 def test_a_loop_in_a_loop_runs_step_by_step() -> None:
     x, a = T.dmatrix("x"), T.dscalar("a")
 

@@ -108,6 +108,31 @@ def recurrence() -> tuple[Any, Any, Any]:
     return (x, w), cost, T.grad(cost, w)
 
 
+@pytest.mark.parametrize("mode", ["native", "reference"])
+def test_loops_in_the_bodies_of_merged_loops_are_merged(mode: str) -> None:
+    """Each step solves an equation; the gradient records how, and needs no other solution for that."""
+    x, y, d = T.dvector("x"), T.dscalar("y"), T.dscalar("d")
+
+    def step(x_t: Any, y: Any) -> Any:
+        def newton(z: Any) -> Any:
+            error = z - y - d * (x_t - z**3)
+            return z - error / (1 + 3 * d * z * z), ostinato.until(abs(error) < 1e-9)
+
+        return ostinato.scan(newton, outputs_info=y, n_steps=50)[0][-1]
+
+    ys, _ = ostinato.scan(step, x, y)
+    f = ostinato.function([x, y, d], [ys, *T.grad(ys[-1], [y, d])], mode=mode)
+    forwards, backwards = loops(f.graph)
+    assert len(loops(forwards.params[0].body)) == 2, "the solver, and its gradient"
+    assert loops(backwards.params[0].body) == []
+    given = [np.array([0.5, -1.0, 0.25]), 0.5, 0.5]
+    found, _, slope = f(*given)
+    for xs, before, after in zip(given[0], [0.5, *found], found, strict=False):
+        assert after + 0.5 * after**3 == pytest.approx(before + 0.5 * xs, abs=1e-9)
+    moved = [f(*given[:2], 0.5 + h)[0][-1] for h in (1e-5, -1e-5)]
+    assert slope == pytest.approx((moved[0] - moved[1]) / 2e-5, rel=1e-7)
+
+
 def test_loop_merge_makes_one_of_the_loop_and_its_recording() -> None:
     inputs, cost, g = recurrence()
     h = T.dscalar("h")

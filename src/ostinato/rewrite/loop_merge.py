@@ -11,10 +11,11 @@ the same inputs and the same params make the same steps.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 from ostinato.graph import Graph, Node, make, redirect, topological
-from ostinato.ops.loop import LOOP, LoopResults, LoopSpec, recorded_by, recording, results_of
+from ostinato.ops.loop import LOOP, LoopSpec, recorded_by, recording, results_of
 from ostinato.rewrite.engine import rewrite_pass
 
 
@@ -34,23 +35,28 @@ def merged_loops(roots: Iterable[Node]) -> dict[Node, Node]:
     alias: dict[Node, Node] = {}
     for group in groups.values():
         if len(group) > 1:
-            merged = results_of(_merge(group))
-            for node in group:
-                alias.update(_correspondence(node, merged))
+            alias.update(_merged(group))
     return {old: new for old, new in alias.items() if old is not new}
 
 
-def _merge(group: list[Node]) -> Node:
-    """One loop that records what any of the group records; it makes the steps of the first."""
-    specs: list[LoopSpec] = [n.params[0] for n in group]
-    outputs = list(dict.fromkeys(r for s in specs for r in recorded_by(s)))
-    return make(LOOP, group[0].inputs, (recording(specs[0], outputs),))
+def _merged(group: list[Node]) -> dict[Node, Node]:
+    """For each result of a group that of one loop, which records what any of them records, and makes the steps of the
+    first."""
+    specs = _with_common_loops([n.params[0] for n in group])
+    place = {r: i for i, r in enumerate(dict.fromkeys(r for s in specs for r in recorded_by(s)))}
+    merged = results_of(make(LOOP, group[0].inputs, (recording(specs[0], list(place)),)))
+    alias: dict[Node, Node] = {}
+    for node, spec in zip(group, specs, strict=True):
+        own = results_of(node)
+        pairs = [*zip(own.finals, merged.finals, strict=True), (own.trips_done, merged.trips_done)]
+        pairs += [(y, merged.outputs[place[r]]) for y, r in zip(own.outputs, recorded_by(spec), strict=True)]
+        alias.update(pairs)
+    return alias
 
 
-def _correspondence(node: Node, merged: LoopResults) -> dict[Node, Node]:
-    own = results_of(node)
-    spec: LoopSpec = merged.trips_done.inputs[0].params[0]
-    place = {r: i for i, r in enumerate(recorded_by(spec))}
-    pairs = [*zip(own.finals, merged.finals, strict=True), (own.trips_done, merged.trips_done)]
-    pairs += [(y, merged.outputs[place[r]]) for y, r in zip(own.outputs, recorded_by(node.params[0]), strict=True)]
-    return dict(pairs)
+def _with_common_loops(specs: list[LoopSpec]) -> list[LoopSpec]:
+    """The loops with the loops in their bodies merged, too: what was one computation in both is one again."""
+    alias = merged_loops([r for s in specs for r in s.body.results])
+    if not alias:
+        return specs
+    return [replace(s, body=Graph(s.body.params, tuple(redirect(s.body.results, alias)))) for s in specs]

@@ -170,7 +170,7 @@ class _KernelRunner:
         self, spec: LoopSpec, notes: Notes, name: str, groups: list[list[int]], chunk_major: bool = False
     ) -> None:
         self.spec, self.notes, self.groups, self.chunk_major = spec, notes, groups, chunk_major
-        self.name = name
+        self.name, self.has_until = name, spec.has_until
         self.kernels: dict[frozenset[str], Kernel] = {}
         self.kernel = self._kernel(frozenset())
         self.constants = [as_tensor(c, c.dtype.name) for c in self.kernel.constants]

@@ -202,9 +202,7 @@ class Operations(Text):
         """A tile with its dimensions in another order; those of one row come and go."""
         axes, order = self.axes.of(node), node.params[0]
         kept = [d for d in value.tiled if d in order]
-        for k in reversed([k for k, d in enumerate(value.tiled) if d not in order]):
-            mask = f"m{value.axes[value.tiled[k]].number}{expand(k, len(value.tiled))}"
-            tile = self.put(f"tl.sum(tl.where({mask}, {tile}, 0), axis={k}).to({scalars.DTYPES[node.type.dtype]})")
+        tile = self.without(tile, value, {d for d in value.tiled if d not in order}, node.type.dtype)
         moved = [kept.index(o) for o in order if o != "x" and o in kept]
         if moved != sorted(moved):
             tile = self.put(f"tl.permute({tile}, {moved})")

@@ -150,6 +150,15 @@ class Text:
             a[0].kind == "parallel" and a[1].kind == "local" and b[1].kind == "local" and min(a[1].size, b[1].size) > 8
         )
 
+    def without(self, tile: str, value: Value, rows: Collection[int], dtype: str) -> str:
+        """A tile of a value without some dimensions of it, along which there is one element."""
+        left = value.tiled
+        for k in reversed([k for k, d in enumerate(left) if d in rows]):
+            mask = f"m{value.axes[left[k]].number}{expand(k, len(left))}"
+            tile = self.put(f"tl.sum(tl.where({mask}, {tile}, 0), axis={k}).to({scalars.DTYPES[dtype]})")
+            left = [*left[:k], *left[k + 1 :]]
+        return tile
+
     def operand(self, x: Node, out_axes: Sequence[Axis], index: Sequence[int]) -> str:
         """The tile of an operand that meets the tile `index` of a result, with its dimensions where they belong."""
         value = self.values[x]
@@ -160,7 +169,11 @@ class Text:
             if a.kind == "unrolled":
                 own.append(0 if a.size == 1 else place[lead + d])
         tile = value.tiles[tuple(own)]
-        tiled = [lead + d for d in value.tiled]
+        # A single row of a product is shared out as rows are. Where it meets another axis, it holds for all of that.
+        rows = {d for d in value.tiled if value.axes[d].size == 1 != out_axes[lead + d].size}
+        if not is_literal(tile):
+            tile = self.without(tile, value, rows, x.type.dtype)
+        tiled = [lead + d for d in value.tiled if d not in rows]
         wanted = [d for d, a in enumerate(out_axes) if a.kind != "unrolled"]
         if tiled == wanted or not tiled or is_literal(tile):
             return tile
