@@ -60,7 +60,8 @@ class Inventory:
         elif isinstance(stmt, For):
             inner, dims = _innermost(stmt)
             yield indent + self._loop(inner, " x ".join(map(self.formula, dims)))
-            yield from self._described(inner.body, indent + "  ")
+            if not inner.tile:
+                yield from self._described(inner.body, indent + "  ")
         elif isinstance(stmt, Split):
             yield f"{indent}{self.formula(stmt.count)} lanes, in parts that threads may share:"
             yield from self._described(stmt.body, indent + "  ")
@@ -72,6 +73,10 @@ class Inventory:
             yield f"{indent}call of NumPy: {self.program.nest.sites[stmt.site].op.name}"
 
     def _loop(self, loop: For, times: str) -> str:
+        if loop.tile:
+            steps = next(s for s in loop.body if isinstance(s, For))
+            made = f"{self.formula(steps.stop)} steps, one after the other"
+            return f"{loop.label}: {made}, of {times} lanes, in tiles of {self._lanes(loop)} lanes kept in registers"
         if loop.label:
             arrays = [c.var.dtype for c in loop.carried].count("ptr")  # two pointers each
             state = [

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from ostinato.graph import Graph, Node
 from ostinato.lower.rules import COSTS, ELEMENTWISE
 from ostinato.ops.control import IDENTITIES
@@ -52,6 +54,39 @@ def lanes_of(spec: LoopSpec) -> Lanes | None:
     return None
 
 
+@dataclass(frozen=True)
+class Grid:
+    """All dimensions of lanes of a loop, in the order of its arrays with the most dimensions.
+
+    Attributes
+    ----------
+    rank : how many there are.
+    axes : per node which of its dimensions they are; None for one that it does not have.
+    """
+
+    rank: int
+    axes: dict[Node, tuple[int | None, ...]]
+
+
+def grid_of(spec: LoopSpec, fewest: int) -> Grid | None:
+    """All dimensions whose elements no op of a loop brings together; None unless array carries and outputs have them.
+
+    Those of less than `fewest` elements, of a number that is known beforehand, are none.
+    """
+    classes = _Classes(of_constants=True)
+    classes.enter(spec.body)
+    body = body_of(spec)
+    arrays = [x for x in (*body.carries, *body.outputs) if x.type.ndim]
+    if not arrays:
+        return None
+    widest = max(arrays, key=lambda x: x.type.ndim)
+    axes = classes.grid(spec.body, widest, fewest)
+    if axes is None:
+        return None
+    required = [*body.outputs, *[x for x in (*body.carries, *body.next_carries) if x.type.ndim]]
+    return None if any(None in axes[x] for x in required) else Grid(len(axes[widest]), axes)
+
+
 def costs(graph: Graph) -> Iterator[tuple[int, list[Size]]]:
     """What a step costs: numbers of additions, each to be multiplied by some sizes."""
     for node in graph.nodes():
@@ -64,7 +99,8 @@ def costs(graph: Graph) -> Iterator[tuple[int, list[Size]]]:
 class _Classes:
     """Dimensions that belong together."""
 
-    def __init__(self) -> None:
+    def __init__(self, of_constants: bool = False) -> None:
+        self._of_constants = of_constants  # whether constants of equal elements have lanes
         self._parents: dict[Place, Place] = {}
         self._mixed: set[Place] = set()
         self._entered: list[Node] = []
@@ -108,6 +144,23 @@ class _Classes:
                 return None
             found[node] = (-1 if own[0] is None else own[0]) if own else None
         return found
+
+    def grid(self, body: Graph, widest: Node, fewest: int) -> dict[Node, tuple[int | None, ...]] | None:
+        """Where each node has the dimensions of one that are lanes; None if there are none, or a node has one twice."""
+        roots = [
+            root
+            for a, size in enumerate(widest.type.shape)
+            if (root := self._root((widest, a))) not in self._mixed and (size is None or size >= fewest)
+        ]
+        found: dict[Node, tuple[int | None, ...]] = {}
+        for node in dict.fromkeys((*self._entered, *body.params, *body.results)):
+            if isinstance(node.type, TupleType):
+                return None
+            own = [self._root((node, a)) for a in range(node.type.ndim)]
+            if any(own.count(root) > 1 for root in roots):
+                return None
+            found[node] = tuple([own.index(root) if root in own else None for root in roots])
+        return found if roots else None
 
     # ---- what ops do ----
 
@@ -224,6 +277,8 @@ class _Classes:
                     self.join((z, a), (node, n - z.type.ndim + a))
 
     def _constant(self, node: Node) -> None:
+        if self._of_constants and node.type.ndim and is_uniform(node.params[0].array):
+            return
         self.mix(*[p for p in _places(node) if p[1] is None or node.type.shape[p[1]] != 1])
 
 
@@ -248,6 +303,11 @@ _RULES: dict[str, Callable[[_Classes, Node], None]] = {
 def _places(node: Node) -> list[Place]:
     """The dimensions of a node; its value if it has none."""
     return [(node, a) for a in range(node.type.ndim)] or [(node, None)]
+
+
+def is_uniform(array: np.ndarray[Any, Any]) -> bool:
+    """Whether all elements are equal; and there is one."""
+    return bool(array.size) and bool((array == array.flat[0]).all())
 
 
 def _is_choice_of_size(node: Node) -> bool:

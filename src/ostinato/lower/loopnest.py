@@ -160,7 +160,8 @@ class For:
     """`until`: an expression of the body; where it is false no further iteration follows.
     `trips`: the number of iterations made. `parallel`: iterations are independent of each other.
     `label`: which loop of the program it is, if it is one. `in_place`: how many arrays it passes on in one buffer.
-    `conditional`: there is one iteration or none."""
+    `conditional`: there is one iteration or none.
+    `tile`: each iteration makes all steps of a loop of the program, for one of its lanes, and may be made twice."""
 
     var: Var
     stop: Expr
@@ -173,6 +174,7 @@ class For:
     label: str = ""
     in_place: int = 0
     conditional: bool = False
+    tile: bool = False
 
 
 @dataclass(eq=False, slots=True)
@@ -216,6 +218,8 @@ class Nest:
     knows : the scalar operations of the backend for which it is made; None for any.
     called_out : nodes that call their reference, whatever rule they have.
     whole : loops that are not divided into lanes.
+    tiles : whether the backend makes iterations of a loop that is a tile many at a time; None for none at all.
+    untiled : loops of which it cannot.
     panels : the columns of a panel of a packed matrix, for dtypes with kernels of products.
     sites : the node of each `CallOut`.
     arrays : constants that are handed over with each call.
@@ -230,9 +234,12 @@ class Nest:
         called_out: Collection[Any] = (),
         whole: Collection[Any] = (),
         panels: Mapping[str, int] | None = None,
+        tiles: Callable[[For], bool] | None = None,
+        untiled: Collection[Any] = (),
     ) -> None:
         self.integers = Integers(self, optimistic)
         self.knows, self.called_out, self.whole = knows, called_out, whole
+        self.tiles, self.untiled = tiles, untiled
         self.panels = panels or {}
         self.sites: list[Any] = []
         self.arrays: list[np.ndarray[Any, Any]] = []

@@ -15,7 +15,7 @@ import numpy as np
 
 from ostinato.errors import at
 from ostinato.graph import Node
-from ostinato.lower import dividing, in_place, packing
+from ostinato.lower import dividing, in_place, packing, tiling
 from ostinato.lower.arrays import (
     Array,
     Memory,
@@ -101,6 +101,10 @@ class _Lowering:
 
     def _steps(self, sequences: list[Array], inits: list[Array], invariants: list[Array]) -> list[Array]:
         block, nest, body = self.block, self.nest, self.body
+        how = tiling.plan(block, self.node)
+        if how is not None:
+            given = [sequences, inits, invariants]
+            return tiling.Tiling(block, self.node, how, self.n, given, self._rows_of, self._name).lower()
         arrays = [i for i, c in enumerate(inits) if c.sizes and not is_tiny(c.sizes)]
         zeros = in_place.zeros_among(dict(zip(body.invariants, invariants, strict=True)), block)
         self.plan = in_place.plan(self.spec, arrays, zeros)
@@ -165,6 +169,17 @@ class _Lowering:
             raise UnsupportedError("rows whose sizes depend on values")
         with self.nest.before(loop):
             return tuple([self.block.size(s) for s in wanted])
+
+    def _rows_of(self, j: int) -> tuple[Array, Array]:
+        """Memory for a row per step of an output, as it is written and as it is read after the loop."""
+        result, node = item(self.node, self.spec.n_carries + j), self.spec.body.results[self.spec.n_carries + j]
+        with self.nest.memory_for(f"{self._name} records {node.name or node.op.name}{at(node.source)}"):
+            if self.division is not None:
+                return self.division.output(j)
+            rows = [self.block.size(s) for s in symbolic_sizes(result)[1:]]
+            held = new_array(self.nest, result.type.dtype, [self.n, *rows])
+        held = read_backwards(self.block, self.node, self.spec.n_carries + j, held)
+        return held, held
 
     def _output(self, loop: For, j: int, value: Array) -> tuple[Array, Array]:
         """Memory for the rows of an output, as it is known within the loop and after it."""

@@ -7,7 +7,7 @@ writes it there if it can, and only what lies elsewhere, in a param or as a part
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from ostinato.graph import Graph, Node
@@ -15,9 +15,10 @@ from ostinato.lower import elimination, linalg, loops, products, rules, writes
 from ostinato.lower.arrays import Array, Memory, contiguous_strides, copy_all, in_memory, new_array, scalar
 from ostinato.lower.callouts import GaveUpMidwayError
 from ostinato.lower.dividing import NotDivisibleError
-from ostinato.lower.loopnest import Expr, Knows, Nest, Var, format_nest
+from ostinato.lower.loopnest import Expr, For, Knows, Nest, Var, format_nest
 from ostinato.lower.memory import Usage, share_places
 from ostinato.lower.scalarize import Block
+from ostinato.lower.tiling import NotTiledError
 from ostinato.rewrite.native import rewrite_for_native
 from ostinato.rewrite.notes import listening
 
@@ -49,7 +50,11 @@ class Program:
 
 
 def lower_graph(
-    graph: Graph, knows: Knows | None = None, optimistic: bool = True, panels: Mapping[str, int] | None = None
+    graph: Graph,
+    knows: Knows | None = None,
+    optimistic: bool = True,
+    panels: Mapping[str, int] | None = None,
+    tiles: Callable[[For], bool] | None = None,
 ) -> Program:
     """The loop nest of a Graph.
 
@@ -59,23 +64,35 @@ def lower_graph(
     optimistic : bool
         Assume that sizes which meet are equal and bounds of slices in order; see `integers`.
     panels : the columns of a panel of a packed matrix, per dtype; see `products`. None where there are no kernels.
+    tiles : whether the backend computes a loop over lanes many at a time; see `tiling`. None for a backend that has
+        no use for it.
     """
     with listening() as notes:
-        program = _lowered_at_last(rewrite_for_native(graph), knows, optimistic, panels)
+        program = _lowered_at_last(rewrite_for_native(graph), knows, optimistic, panels, tiles)
     return replace(program, notes=tuple(notes))
 
 
-def _lowered_at_last(graph: Graph, knows: Knows | None, optimistic: bool, panels: Mapping[str, int] | None) -> Program:
+def _lowered_at_last(
+    graph: Graph,
+    knows: Knows | None,
+    optimistic: bool,
+    panels: Mapping[str, int] | None,
+    tiles: Callable[[For], bool] | None,
+) -> Program:
     """The loop nest of a graph, tried until it is known what has to be called out for, and left undivided."""
     called_out: set[Node] = set()
     whole: set[Node] = set()
+    untiled: set[Node] = set()
     while True:
+        nest = Nest(knows, optimistic, called_out, whole, panels, tiles, untiled)
         try:
-            return _lowered(graph, Nest(knows, optimistic, called_out, whole, panels))
+            return _lowered(graph, nest)
         except GaveUpMidwayError as error:
             called_out.add(error.node)
         except NotDivisibleError as error:
             whole.add(error.node)
+        except NotTiledError as error:
+            untiled.add(error.node)
 
 
 def _lowered(graph: Graph, nest: Nest) -> Program:

@@ -61,9 +61,10 @@ class Build:
         """The loop nest."""
         from ostinato.backends.llvm.emit import knows
         from ostinato.backends.llvm.kernels import panel_columns
+        from ostinato.backends.llvm.vectors import vector_widths
         from ostinato.lower.program import lower_graph
 
-        return lower_graph(self.graph, knows, self._optimistic, panel_columns())
+        return lower_graph(self.graph, knows, self._optimistic, panel_columns(), lambda loop: bool(vector_widths(loop)))
 
     @cached_property
     def llvm(self) -> str:

@@ -473,13 +473,10 @@ class Emitter:
         stop = self.value(stmt.stop)
         inits = [self.value(c.init) for c in stmt.carried]
         start: Any = I64(0)
-        for width in vector_widths(stmt):  # ever narrower, each from where the one before stopped
-            reached = self.builder.and_(stop, I64(-width))
-            frame = self.open(start, reached, width, [])
-            self.define(stmt.var, frame.t)
-            VectorBody(self, stmt, width).emit()
-            self.close(frame, [])
-            start = reached
+        widths = vector_widths(stmt)
+        for width in widths:  # ever narrower, each from where the one before stopped
+            overlaps = stmt.tile and width == widths[-1]
+            start = self._overlapping(stmt, width, start, stop) if overlaps else self._vectors(stmt, width, start, stop)
         start, inits = self._combined(stmt, start, stop, inits)
         rows = [v for c in stmt.columns for v in self._first_rows(c)]
         frame = self.open(start, stop, 1, [*inits, *rows])
@@ -504,6 +501,26 @@ class Emitter:
             self.define(var, final)
         if stmt.trips is not None:
             self.define(stmt.trips, trips)
+
+    def _vectors(self, stmt: For, width: int, start: Any, stop: Any) -> Any:
+        """Iterations many at a time; where they end."""
+        reached = self.builder.and_(stop, I64(-width))
+        frame = self.open(start, reached, width, [])
+        self.define(stmt.var, frame.t)
+        VectorBody(self, stmt, width).emit()
+        self.close(frame, [])
+        return reached
+
+    def _overlapping(self, stmt: For, width: int, start: Any, stop: Any) -> Any:
+        """All the rest many at a time, if there are enough: the last ones a second time, with the same results."""
+        b = self.builder
+        reached = b.select(b.icmp_signed(">=", stop, I64(width)), stop, start)
+        frame = self.open(start, reached, width, [])
+        latest = b.sub(stop, I64(width))
+        self.define(stmt.var, b.select(b.icmp_signed("<", frame.t, latest), frame.t, latest))
+        VectorBody(self, stmt, width).emit()
+        self.close(frame, [])
+        return reached
 
     def _combined(self, stmt: For, start: Any, stop: Any, inits: list[Any]) -> tuple[Any, list[Any]]:
         """Many iterations at a time of a loop that only sums up: where they end, and what is carried there."""

@@ -306,29 +306,35 @@ def can_convert(source: str, target: str) -> bool:
 
 
 def convert(b: ir.IRBuilder, x: Any, source: str, target: str) -> Any:
-    """A scalar of one dtype in another one, as NumPy's astype."""
+    """A scalar of one dtype, or a vector of them, in another one, as NumPy's astype."""
     if source == target:
         return x
     if target == "float16" and source != "float32":
         return convert(b, convert(b, x, source, "float32"), "float32", target)
     if source == "float16" and target != "float32":
         return convert(b, convert(b, x, source, "float32"), "float32", target)
-    to = llvm_type(target)
     if target == "bool":
         return RULES["neq"](b, source, x, like(b, x, 0))
+    to, bits = _like_type(x, llvm_type(target)), None if is_float(target) else llvm_type(target).width
     if is_float(source):
         if is_float(target):
             widens = FLOATS.index(source) < FLOATS.index(target)
             return b.fpext(x, to) if widens else b.fptrunc(x, to)
         if target == "uint64":
             return b.fptoui(x, to)
-        wide = b.fptosi(x, I64)  # narrow targets take the low bits, as the C compiler's casts do
-        return wide if to.width == 64 else b.trunc(wide, to)
+        wide = b.fptosi(x, _like_type(x, I64))  # narrow targets take the low bits, as the C compiler's casts do
+        return wide if bits == 64 else b.trunc(wide, to)
     unsigned = source in UNSIGNED or source == "bool"
     if is_float(target):
         return b.uitofp(x, to) if unsigned else b.sitofp(x, to)
-    if to.width == x.type.width:
+    own = llvm_type(source).width
+    if bits == own:
         return x
-    if to.width < x.type.width:
+    if bits < own:
         return b.trunc(x, to)
     return b.zext(x, to) if unsigned else b.sext(x, to)
+
+
+def _like_type(x: Any, kind: Any) -> Any:
+    """A scalar type; or, for a vector, that of a vector of as many."""
+    return ir.VectorType(kind, x.type.count) if isinstance(x.type, ir.VectorType) else kind

@@ -4,17 +4,21 @@ A loop qualifies if its iterations are independent, it only stores floats of one
 every access is either contiguous in the loop's variable, forwards or backwards, or does not depend on it.
 Inner loops may carry sums: so are the columns of a matrix product, or sums over rows, computed many at a
 time. A loop that does nothing but carry sums (products, extremes) qualifies too: every lane has its own.
+In a tile, where each iteration makes all steps of a loop of the program for a lane, values may be of any dtypes,
+and what all lanes have in common is a scalar.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import llvmlite.binding as llvm
 from llvmlite import ir
 
 from ostinato.backends.llvm import philox, vector_math
-from ostinato.backends.llvm.scalar import I64, RULES, item_size, llvm_type, memory_type, splat
+from ostinato.backends.llvm.scalar import I64, RULES, convert, is_float, item_size, llvm_type, memory_type, splat
 from ostinato.lower.expressions import parts_of
 from ostinato.lower.loopnest import Carried, Const, Expr, For, Let, Load, Op, Stmt, Store, Var
 
@@ -32,6 +36,8 @@ def vector_widths(loop: For) -> list[int]:
     """How many iterations at once, from the widest down; none if the loop does not qualify."""
     if not loop.parallel or loop.carried or loop.columns or loop.until is not None:
         return []
+    if loop.tile:
+        return _tile_widths(loop)
     dtypes = {s.value.dtype for s in loop.body if isinstance(s, Store)} - {"bool"} or _compared(loop)
     if len(dtypes) != 1 or not (dtype := dtypes.pop()).startswith("float") or dtype == "float16":
         return []
@@ -42,6 +48,28 @@ def vector_widths(loop: For) -> list[int]:
     # A sum carried through an inner loop waits for the sum before: several registers keep the machine busy.
     sums = max([len(s.carried) for s in loop.body if isinstance(s, For)], default=0)
     wanted = [2 * lanes] if not sums else [max(8 // sums, 2) * lanes, lanes]
+    return [w for w in wanted if not isinstance(loop.stop, Const) or loop.stop.value >= w]
+
+
+@cache
+def _registers() -> int:
+    """How many vectors the machine holds.
+
+    A step of a tile waits for the step before: eight vectors keep a machine busy that starts two operations per cycle
+    and has the result four cycles later.
+    """
+    return 32 if llvm.get_host_cpu_features().get("avx512vl") else 16
+
+
+def _tile_widths(loop: For) -> list[int]:
+    """How many lanes of a tile at once; a last tile of the least number overlaps the one before."""
+    check = _Check(loop, None)
+    if not all(check.statement(s) for s in loop.body):
+        return []
+    lanes = _REGISTER // max(map(item_size, check.dtypes), default=8)
+    carried = sum(check.slopes.of(c.var) is None for s in loop.body if isinstance(s, For) for c in s.carried)
+    many = next((n for n in (8, 4, 2) if n * carried <= _registers()), 1)
+    wanted = [lanes * n for n in dict.fromkeys((many, 1))]
     return [w for w in wanted if not isinstance(loop.stop, Const) or loop.stop.value >= w]
 
 
@@ -103,6 +131,25 @@ class _Slopes:
         self.var = loop.var
         self.inner: set[Expr] = set(_bound(loop.body))
         self.known: dict[Expr, int | None] = {}
+        if loop.tile:
+            self._find_common(loop)
+
+    def _find_common(self, loop: For) -> None:
+        """Take out of `inner` what all lanes have in common: as long as nothing speaks against it, all is."""
+        lets = {s.var: s.value for s in _statements(loop.body) if isinstance(s, Let)}
+        carried = [c for s in _statements(loop.body) if isinstance(s, For) for c in s.carried]
+        different: set[Expr] = set()
+        while True:
+            self.inner, self.known = set(different), {}
+            for var, value in lets.items():  # in order: what a value needs comes before
+                if var not in different and self.of(value) != 0:
+                    different.add(var)
+                    self.inner.add(var)
+            found = [c for c in carried if c.var not in different and (self.of(c.init), self.of(c.next)) != (0, 0)]  # type: ignore[arg-type]
+            if not found:
+                self.known = {}
+                return
+            different.update(v for c in found for v in (c.var, c.result))
 
     def of(self, expr: Expr) -> int | None:
         if expr not in self.known:
@@ -146,15 +193,26 @@ def _bound(body: list[Stmt]) -> Iterator[Var]:
                 yield from (carried.var, carried.result)
 
 
-class _Check:
-    """Whether the statements of a loop can be written with vectors."""
+def _statements(body: list[Stmt]) -> Iterator[Stmt]:
+    """All statements, those of loops included."""
+    for stmt in body:
+        yield stmt
+        if isinstance(stmt, For):
+            yield from _statements(stmt.body)
 
-    def __init__(self, loop: For, dtype: str) -> None:
+
+class _Check:
+    """Whether the statements of a loop can be written with vectors; for a tile, `dtype` is None."""
+
+    def __init__(self, loop: For, dtype: str | None) -> None:
         self.dtype, self.slopes = dtype, _Slopes(loop)
+        self.dtypes: set[str] = set()  # of what differs from lane to lane
         self.seen: dict[Expr, bool] = {}
         self.lets: dict[Expr, bool] = {}  # int64 variables of the body, and whether they can be had in lanes
 
     def statement(self, stmt: Stmt) -> bool:
+        if self.dtype is None:
+            return self._of_tile(stmt)
         if isinstance(stmt, Let) and stmt.value.dtype == "int64":
             self.lets[stmt.var] = self.integers(stmt.value)
             return self.lets[stmt.var]
@@ -175,6 +233,26 @@ class _Check:
             and all(v.dtype == self.dtype and (self.vector(v) or isinstance(v, Const)) for v in values)
         )
 
+    def _of_tile(self, stmt: Stmt) -> bool:
+        if isinstance(stmt, Let):
+            return self.slopes.of(stmt.value) == 0 or self.vector(stmt.value)
+        if isinstance(stmt, Store):
+            return self.slopes.of(stmt.offset) == 1 and self.vector(stmt.value)
+        if not isinstance(stmt, For) or stmt.until is not None or stmt.columns or self.slopes.of(stmt.stop) != 0:
+            return False
+        values = [v for c in stmt.carried for v in (c.init, c.next) if v is not None]
+        return all(map(self._of_tile, stmt.body)) and all(map(self.vector, values))
+
+    def _fits(self, dtype: str) -> bool:
+        """Whether values of a dtype may differ from lane to lane."""
+        if self.dtype is not None:
+            return dtype in (self.dtype, "bool")
+        if dtype in ("float16", "ptr"):
+            return False
+        if dtype != "bool":
+            self.dtypes.add(dtype)
+        return True
+
     def integers(self, expr: Expr) -> bool:
         """Whether int64 operands of random numbers can be had in lanes: as they count up, or from memory."""
         if self.slopes.of(expr) is not None:
@@ -193,17 +271,21 @@ class _Check:
             return True
         if isinstance(expr, Var):
             return expr in self.slopes.inner
-        if expr.dtype not in (self.dtype, "bool") or isinstance(expr, Const):
+        if not self._fits(expr.dtype) or isinstance(expr, Const):
             return False
+        if self.dtype is None and self.slopes.of(expr) is not None:
+            return expr.dtype == "int64"  # it counts up with the lanes
         if isinstance(expr, Load):
             return self.slopes.of(expr.pointer) == 0 and self.slopes.of(expr.offset) in (1, -1)
         if philox.is_random(expr.name):
-            return expr.dtype == self.dtype and all(map(self.integers, expr.args))
+            return self.dtype is not None and expr.dtype == self.dtype and all(map(self.integers, expr.args))
         if expr.name not in RULES and expr.name not in vector_math.SUPPORTED and expr.name not in _ANY_DTYPE:
             return False
-        if expr.name == "cast" and expr.args[0].dtype != "bool":
+        if expr.name in vector_math.SUPPORTED and not is_float(expr.args[0].dtype):
             return False
-        return all(a.dtype in (self.dtype, "bool") and self.vector(a) for a in expr.args)
+        if self.dtype is not None and expr.name == "cast" and expr.args[0].dtype != "bool":
+            return False
+        return all(self._fits(a.dtype) and self.vector(a) for a in expr.args)
 
 
 class VectorBody:
@@ -220,7 +302,9 @@ class VectorBody:
 
     def _statements(self, body: list[Stmt]) -> None:
         for stmt in body:
-            if isinstance(stmt, Let):
+            if isinstance(stmt, Let) and self.loop.tile and self.slopes.of(stmt.var) == 0:
+                self.emitter.let(stmt)
+            elif isinstance(stmt, Let):
                 whole = stmt.value.dtype == "int64"
                 self.values[stmt.var] = self.integers(stmt.value) if whole else self.value(stmt.value)
             elif isinstance(stmt, Store):
@@ -229,16 +313,39 @@ class VectorBody:
                 self._inner_loop(stmt)
 
     def _inner_loop(self, loop: For) -> None:
-        inits = [self.value(c.init) for c in loop.carried]
+        if self.loop.tile:  # what is known of what it writes holds in the first iteration only
+            self._forget_written(loop)
+        common = [self.loop.tile and self.slopes.of(c.var) == 0 for c in loop.carried]
+        inits = [self._common_or_lanes(c.init, own) for c, own in zip(loop.carried, common, strict=True)]
         frame = self.emitter.open(I64(0), self.emitter.value(loop.stop), 1, inits)
         self.emitter.define(loop.var, frame.t)
         outside, blocks = dict(self.values), dict(self.blocks)
-        self.values.update(zip([c.var for c in loop.carried], frame.phis, strict=True))
+        for c, phi, own in zip(loop.carried, frame.phis, common, strict=True):
+            self._define(c.var, phi, own)
         self._statements(loop.body)
-        nexts = [self.value(c.next) for c in loop.carried if c.next is not None]
+        nexts = [self._common_or_lanes(c.next, own) for c, own in zip(loop.carried, common, strict=True) if c.next]
         finals, _ = self.emitter.close(frame, nexts)
-        self.values = outside | dict(zip([c.result for c in loop.carried], finals, strict=True))
-        self.blocks = blocks
+        self.values, self.blocks = outside, blocks
+        for c, final, own in zip(loop.carried, finals, common, strict=True):
+            self._define(c.result, final, own)
+        if self.loop.tile:
+            self._forget_written(loop)
+
+    def _common_or_lanes(self, expr: Expr, is_common: bool) -> Any:
+        return self.emitter.value(expr) if is_common else self.value(expr)
+
+    def _define(self, var: Var, value: Any, is_common: bool) -> None:
+        if is_common:
+            self.emitter.define(var, value)
+        else:
+            self.values[var] = value
+
+    def _forget_written(self, loop: For) -> None:
+        written = {s.pointer for s in _statements(loop.body) if isinstance(s, Store)}
+        for pointer in written:
+            self.emitter.forget(pointer)
+        if any(isinstance(e, Load) and e.pointer in written for e in self.values):
+            self.values = {e: v for e, v in self.values.items() if isinstance(e, Var)}
 
     def value(self, expr: Expr) -> Any:
         if expr not in self.values:
@@ -258,11 +365,14 @@ class VectorBody:
         return self.values[expr]
 
     def _value(self, expr: Expr) -> Any:
-        if self.slopes.of(expr) == 0:
+        slope = self.slopes.of(expr)
+        if slope == 0:
             return splat(self.emitter.builder, self.emitter.value(expr), self.width)
         if isinstance(expr, Load):
             return self._load(expr)
-        assert not isinstance(expr, (Const, Var))
+        if self.loop.tile and slope is not None:
+            return self.integers(expr)
+        assert not isinstance(expr, (Const, Var)), f"{expr} is not known in lanes"
         if philox.is_random(expr.name):
             args = [self.integers(a) for a in expr.args]
             return philox.call(self.emitter.builder, expr.name, expr.dtype, args, self.blocks)
@@ -270,7 +380,7 @@ class VectorBody:
         if expr.name == "where":
             return self.emitter.builder.select(*args)
         if expr.name == "cast":
-            return self.emitter.builder.uitofp(args[0], ir.VectorType(llvm_type(expr.dtype), self.width))
+            return convert(self.emitter.builder, args[0], expr.args[0].dtype, expr.dtype)
         if expr.name in RULES:
             return RULES[expr.name](self.emitter.builder, expr.args[0].dtype, *args)
         return vector_math.call(self.emitter.builder, expr.name, *args)
