@@ -506,3 +506,13 @@ def test_taps_of_a_loop_without_states(rows: int) -> None:
     compare(
         [x], [y, T.grad(T.sum(y**2), x)], [np.linspace(-1, 1, 2 * rows, dtype="float32").reshape(rows, 2)], became=""
     )
+
+
+def test_a_state_that_changes_its_shape() -> None:
+    x, w = T.dtensor3("x"), T.dmatrix("w")
+    y, _ = scan(lambda page, h: T.tanh(page + h * w), x, T.zeros((1, w.shape[1])))
+    f = compare([x, w], [y], [normal(4, 1, 3, dtype="float64"), normal(1, 3, dtype="float64")])
+    with pytest.raises(
+        ostinato.ShapeError, match=r"step 0: the state .* shape \(1, 3\) before the step and \(2, 3\) after"
+    ):
+        f(normal(4, 2, 3, dtype="float64"), normal(2, 3, dtype="float64"))

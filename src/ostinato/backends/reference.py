@@ -137,12 +137,12 @@ def _run_steps(spec: LoopSpec, tape: Tape, arrays: Sequence[Any]) -> tuple[Any, 
         try:
             results = tape.run((np.int64(done), *[s[done] for s in sequences], *carries, *invariants))
             carries = tuple(results[:c])
-            _check_shapes(spec, carries, shapes)
+            check_shapes(spec, carries, shapes)
             for column, value, k in zip(outputs, results[c:], every, strict=False):
                 if done % k == 0:
                     column.append(value)
         except OstinatoError as error:
-            raise _at_step(error, spec, done) from error.__cause__
+            raise at_step(error, spec, done) from error.__cause__
         done += 1
         if spec.has_until and not results[-1]:
             break
@@ -225,18 +225,18 @@ def _seen_by_the_user(node: Node) -> Node:
     return node
 
 
-def _at_step(error: OstinatoError, spec: LoopSpec, step: int) -> OstinatoError:
+def at_step(error: OstinatoError, spec: LoopSpec, step: int) -> OstinatoError:
     name = f" of {spec.name}" if spec.name else ""
     return type(error)(f"step {step}{name}: {error}")
 
 
-def _check_shapes(spec: LoopSpec, values: Sequence[Any], shapes: list[tuple[int, ...]]) -> None:
+def check_shapes(spec: LoopSpec, values: Sequence[Any], shapes: list[tuple[int, ...]]) -> None:
     """A state keeps its shape from step to step."""
     body = body_of(spec)
     for value, before, param, node in zip(values, shapes, body.carries, body.next_carries, strict=True):
         if np.shape(value) != before:
             raise ShapeError(
-                f"the state {param.name or short(param)} has shape {before} before the step and {np.shape(value)} "
-                f"after it, from {short(node)}{at(node.source)}; a state keeps its shape: "
+                f"the state {param.name or short(param)} has shape {tuple(before)} before the step and "
+                f"{tuple(np.shape(value))} after it, from {short(node)}{at(node.source)}; a state keeps its shape: "
                 "start from an initial value of the shape that the step returns"
             )

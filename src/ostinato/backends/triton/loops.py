@@ -21,7 +21,7 @@ from ostinato.backends.triton.split import split_loop
 from ostinato.backends.triton.tensors import N_ARRAYS, Reversed, as_tensor, default_device, torch_dtype
 from ostinato.backends.triton.unsplit import UnsplitError
 from ostinato.config import config
-from ostinato.errors import ShapeError
+from ostinato.errors import OstinatoError, ShapeError
 from ostinato.graph import Graph, Node, dependents
 from ostinato.ops.loop import LOOP, LoopSpec, body_of, item, split
 from ostinato.ops.movement import CONCATENATE
@@ -393,17 +393,21 @@ class _Steps:
         self.spec, self.program, self.body = spec, program, body_of(spec)
 
     def __call__(self, *inputs: Any) -> tuple[Any, ...]:
-        from ostinato.backends.reference import empty_outputs
+        from ostinato.backends.reference import at_step, check_shapes, empty_outputs
 
         spec, given = self.spec, split(self.spec, inputs)
         steps, c, done = int(given.trip_count), spec.n_carries, 0
         sequences = [x.plain() if isinstance(x, Reversed) else x for x in given.sequences]
         carries = tuple(given.carries)
         rows: list[list[Any]] = [[] for _ in self.body.outputs]
-        every = spec.strides(given.invariants)
+        every, shapes = spec.strides(given.invariants), [np.shape(v) for v in carries]
         while done < steps:
-            results = self.program.run((np.int64(done), *[s[done] for s in sequences], *carries, *given.invariants))
-            carries = tuple(results[:c])
+            try:
+                results = self.program.run((np.int64(done), *[s[done] for s in sequences], *carries, *given.invariants))
+                carries = tuple(results[:c])
+                check_shapes(spec, carries, shapes)
+            except OstinatoError as error:
+                raise at_step(error, spec, done) from error.__cause__
             for held, value, node, k in zip(rows, results[c:], self.body.outputs, every, strict=False):
                 if done % k == 0:
                     held.append(_as_array(value, node.type.dtype))
