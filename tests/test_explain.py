@@ -49,7 +49,7 @@ def test_a_native_function() -> None:
     assert run.explain("graph") == str(run.graph)
     assert "for t." in run.explain("nest")
     assert 'define i32 @"run"' in run.explain("llvm")
-    with pytest.raises(OstinatoValueError, match=r"has no stage 'ptx'; there is graph, nest, llvm, memory"):
+    with pytest.raises(OstinatoValueError, match=r"has no stage 'ptx'; there is graph, nest, llvm, time, memory"):
         run.explain("ptx")
 
 

@@ -157,7 +157,8 @@ class Function:
         ----------
         stage : str, optional
             `"graph"` for the graph after all rewrites; natively compiled functions have `"nest"`, the loop
-            nest, and `"llvm"` too, and functions on a GPU have `"triton"`, the kernels made so far.
+            nest, `"llvm"`, and `"time"`, where the time of compiling went; functions on a GPU have `"triton"`,
+            the kernels made so far.
         arguments : list, optional
             Arguments of a call: bytes are then given as numbers and not as formulas of sizes.
 

@@ -128,19 +128,19 @@ def rebuild(node: Node, inputs: tuple[Node, ...]) -> Any:
 def topological(roots: Iterable[Node], stop: Container[Node] = ()) -> list[Node]:
     """All nodes that `roots` need, each once, inputs before users; `stop` nodes are not entered."""
     order: list[Node] = []
-    done: set[Node] = set()
-    stack = list(roots)[::-1]
+    seen: set[Node] = set()
+    stack: list[Any] = list(roots)[::-1]  # below a None lies a node whose inputs have come
     while stack:
-        node = stack[-1]
-        if node in done:
-            stack.pop()
-            continue
-        waiting = [] if node in stop else [i for i in node.inputs if i not in done]
-        if waiting:
-            stack += waiting[::-1]
-        else:
-            done.add(node)
+        node = stack.pop()
+        if node is None:
             order.append(stack.pop())
+        elif node not in seen:
+            seen.add(node)
+            if not node.inputs or node in stop:
+                order.append(node)
+            else:
+                stack += (node, None)
+                stack += [i for i in node.inputs[::-1] if i not in seen]
     return order
 
 

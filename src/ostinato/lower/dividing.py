@@ -17,7 +17,7 @@ from ostinato.lower.lanes import Lanes, costs, lanes_of
 from ostinato.lower.loopnest import Expr, Split
 from ostinato.lower.scalarize import Block
 from ostinato.ops.indexing import is_reversal
-from ostinato.ops.loop import LoopSpec, body_of, item, sizes_outside, split
+from ostinato.ops.loop import LoopSpec, all_sizes_outside, body_of, item, split
 from ostinato.ops.sizes import Size
 from ostinato.ops.sizes import sizes as symbolic_sizes
 
@@ -138,10 +138,10 @@ class Division:
         for cost, inner in costs(self.spec.body):
             within[tuple(inner)] += cost
         totals: Counter[tuple[Size, ...]] = Counter()
-        for inner_sizes, cost in within.items():
-            sizes = sizes_outside(inner_sizes, self.inputs, self.body)
+        outside = all_sizes_outside(list(within), self.inputs, self.body)
+        for sizes, cost in zip(outside, within.values(), strict=True):
             if None not in sizes:
-                totals[tuple(sizes)] += cost
+                totals[sizes] += cost
         work: Expr = self.nest.const(0)
         for factors, cost in totals.items():
             elements = count(self.nest, [self.block.size(s) for s in factors])

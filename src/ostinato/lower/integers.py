@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from ostinato.lower.expressions import Const, Expr, Load, Op
+from ostinato.lower.expressions import Const, Expr, Load, Op, parts_of
 
 if TYPE_CHECKING:
     from ostinato.lower.loopnest import Nest
@@ -66,7 +66,7 @@ class Integers:
             self._definitions[var] = value
 
     def _reads_nothing(self, expr: Expr) -> bool:
-        return not isinstance(expr, Load) and (not isinstance(expr, Op) or all(map(self._reads_nothing, expr.args)))
+        return not any(isinstance(part, Load) for part in parts_of([expr]))
 
     def is_count(self, expr: Expr) -> bool:
         """Whether an expression is known to be no less than zero."""

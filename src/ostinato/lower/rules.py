@@ -28,10 +28,9 @@ from ostinato.lower.loopnest import Const, Expr
 from ostinato.lower.scalarize import CHEAP, Block, UnsupportedError, lowering
 from ostinato.ops.control import IDENTITIES
 from ostinato.ops.indexing import is_reversal
-from ostinato.ops.leaf import static_int
 from ostinato.ops.op import params_of
 from ostinato.ops.random import RANDOM
-from ostinato.ops.sizes import same_size
+from ostinato.ops.sizes import is_met, same_size
 from ostinato.ops.sizes import sizes as symbolic_sizes
 
 Index = Sequence[Expr]
@@ -59,7 +58,7 @@ COSTS = dict.fromkeys("true_div floor_div mod sqrt".split(), 8) | dict.fromkeys(
 @lowering(*ELEMENTWISE)
 def elementwise(block: Block, node: Node) -> Array:
     """An expression of the operands' elements, not computed yet."""
-    if node.op.name == "where" and _is_broadcast_size(node):
+    if node.op.name == "where" and is_met(node):
         _, b, a = map(block.scalar, node.inputs)
         if block.nest.integers.optimistic and not (is_one(a) or is_one(b)):
             block.nest.integers.assume_equal(a, b)
@@ -93,14 +92,6 @@ def _check_exponents(block: Block, y: Array) -> None:
         block.nest.for_each(
             list(y.sizes), lambda index: block.nest.fail_if(block.op("lt", y.at(index), zero, dtype="bool"))
         )
-
-
-def _is_broadcast_size(node: Node) -> bool:
-    """Whether a node is `where(eq(a, 1), b, a)`: the size of a dimension of two arrays that broadcast."""
-    condition, _, a = node.inputs
-    one = condition.inputs[1] if condition.op.name == "eq" else None
-    is_size = node.type.ndim == 0 and node.type.dtype == "int64"
-    return is_size and one is not None and condition.inputs[0] is a and static_int(one) == 1
 
 
 def joined(block: Block, node: Node, drop: int = 0) -> tuple[Expr, ...]:

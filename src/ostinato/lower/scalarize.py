@@ -113,6 +113,8 @@ class Block:
 
     def ensure(self, node: Node) -> None:
         """Lower a node, if it is not yet."""
+        if node in self.values:
+            return
         for n in topological([node], stop=self.values):
             if n not in self.values:
                 with self.nest.memory_for(self._called(n)):
@@ -166,7 +168,7 @@ class Block:
                 known[tuple(index)] = expr
             return expr
 
-        return Array(value.dtype, value.sizes, at, cost=1)
+        return Array(value.dtype, value.sizes, at, depth=value.depth, cost=1)
 
     def _settle(self, node: Node) -> None:
         """Put a value that waits into memory."""

@@ -19,15 +19,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ostinato.errors import VerificationError
-from ostinato.graph import Graph, Node, dependents, make, substitute, topological
+from ostinato.graph import Graph, Node, dependents, make, rewrite_nodes, substitute, topological
 from ostinato.ops.leaf import CONSTANT, constant, describe, new_input
 from ostinato.ops.op import Op, Sample, register
-from ostinato.ops.sizes import SIZE, Size, as_size_node, broadcast_to, sizes
+from ostinato.ops.sizes import SIZE, Size, as_size_node, broadcast_to, met_again, sizes
 from ostinato.types import TensorType, TupleType, fits, join
 
 
@@ -180,7 +181,7 @@ def _item_sizes(x: Node, *, index: int) -> list[Any]:
     if x.op is not LOOP:
         return [None] * x.type.items[index].ndim
     spec: LoopSpec = x.params[0]
-    given, body = split(spec, x.inputs), body_of(spec)
+    given = split(spec, x.inputs)
     if index < spec.n_carries:
         return list(sizes(given.carries[index]))
     if index == len(x.type.items) - 1:
@@ -188,7 +189,15 @@ def _item_sizes(x: Node, *, index: int) -> list[Any]:
     steps = steps_made(x)
     thinned = spec.thinned(index - spec.n_carries)
     rows = steps if thinned is None else kept_rows(steps, given.invariants[thinned])
-    return [rows, *sizes_outside(sizes(body.outputs[index - spec.n_carries]), given, body)]
+    return [rows, *_row_sizes(x)[index - spec.n_carries]]
+
+
+@lru_cache(maxsize=16)
+def _row_sizes(node: Node) -> list[tuple[Any, ...]]:
+    """The sizes of a row of each output of a Loop, as seen from outside."""
+    spec: LoopSpec = node.params[0]
+    body = body_of(spec)
+    return all_sizes_outside([sizes(o) for o in body.outputs], split(spec, node.inputs), body)
 
 
 def steps_made(node: Node) -> Any:
@@ -203,12 +212,21 @@ def kept_rows(steps: Any, every: Any) -> Any:
 
 def sizes_outside(inner: Sequence[Size], given: LoopInputs, body: Body) -> list[Any]:
     """Sizes (or other integers) of a body in terms of the loop's inputs; None where one depends on a step's values."""
-    roots = [s for s in inner if isinstance(s, Node)]
+    roots = list(dict.fromkeys(s for s in inner if isinstance(s, Node)))
+    if not roots:
+        return list(inner)
     known = {**known_sizes(body, given), **dict(zip(body.invariants, given.invariants, strict=True))}
     bound = {body.t, *body.sequences, *body.carries}
-    moved = dict(zip(roots, substitute(roots, known), strict=True))
-    stuck = {r for r in roots if dependents([moved[r]], bound)}
+    moved = dict(zip(roots, rewrite_nodes(roots, met_again, known), strict=True))
+    reaching = dependents(moved.values(), bound)
+    stuck = {r for r in roots if moved[r] in reaching}
     return [None if s in stuck else moved.get(s, s) if isinstance(s, Node) else s for s in inner]
+
+
+def all_sizes_outside(inner: Sequence[Sequence[Size]], given: LoopInputs, body: Body) -> list[tuple[Any, ...]]:
+    """`sizes_outside` of many values at once, for little more than that of one."""
+    outside = iter(sizes_outside([s for row in inner for s in row], given, body))
+    return [tuple([next(outside) for _ in row]) for row in inner]
 
 
 def known_sizes(body: Body, given: LoopInputs) -> dict[Node, Any]:

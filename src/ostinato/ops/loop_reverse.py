@@ -17,11 +17,11 @@ from ostinato.ops.loop import (
     LoopInputs,
     LoopResults,
     LoopSpec,
+    all_sizes_outside,
     body_of,
     build_loop,
     known_sizes,
     results_of,
-    sizes_outside,
     split,
     zeros_of,
 )
@@ -172,13 +172,14 @@ def _residuals(reverse: _ReversedBody, body: Body, given: LoopInputs) -> list[No
     wanted = [_without_views(n) for n in wanted]
     saved: dict[Node, None] = {}
     for n in wanted:  # first what must be saved anyway: it may make other values cheap
-        if not n.op.cheap and not _derivable(n, at_hand | saved.keys()):
+        if not n.op.cheap and n not in at_hand:
             saved[n] = None
-    rest = [n for n in dict.fromkeys(wanted) if n.op.cheap and not _derivable(n, at_hand | saved.keys())]
-    for n in _carries_instead(rest, at_hand | saved.keys(), body, given) or rest:
-        if not _derivable(n, at_hand | saved.keys()):
-            saved[n] = None
-    return list(saved)
+    at_hand |= saved.keys()
+    missing = _missing(wanted, at_hand)
+    rest = [n for n in dict.fromkeys(wanted) if n in missing]
+    chosen = _carries_instead(rest, at_hand, body, given) or rest
+    missing = _missing(chosen, at_hand, is_saved=True)
+    return [*saved, *[n for n in chosen if n in missing]]
 
 
 def _carries_instead(values: list[Node], at_hand: set[Node], body: Body, given: LoopInputs) -> list[Node]:
@@ -190,7 +191,9 @@ def _carries_instead(values: list[Node], at_hand: set[Node], body: Body, given: 
     roots = [n for n in needed if n in body.carries]
     if any(not n.op.cheap for n in needed if n not in at_hand and n not in roots):
         return []
-    if len(roots) >= len(values) or any(None in sizes_outside(sizes(r), given, body) for r in roots):
+    if len(roots) >= len(values) or any(
+        None in row for row in all_sizes_outside([sizes(r) for r in roots], given, body)
+    ):
         return []
     if not all(_is_no_larger(r, values) for r in roots):
         return []
@@ -225,6 +228,9 @@ def _wanted(
     """
     work = [i for n in order if n in bound for i in n.inputs if i not in bound]
     work += [r for r in results if r not in bound]
+    forward = [n for n in topological(work, stop=at_hand) if not isinstance(n.type, TupleType)]
+    rows = all_sizes_outside([sizes(n) for n in forward], given, body)
+    recordable = {n for n, row in zip(forward, rows, strict=True) if None not in row}
     wanted: set[Node] = set()
     seen: set[Node] = set()
     while work:
@@ -232,16 +238,26 @@ def _wanted(
         if n in seen or n in at_hand:
             continue
         seen.add(n)
-        if isinstance(n.type, TupleType) or None in sizes_outside(sizes(n), given, body):
+        if n not in recordable:
             work.extend(n.inputs)
         else:
             wanted.add(n)
     return [n for n in order if n in wanted]
 
 
-def _derivable(node: Node, at_hand: set[Node]) -> bool:
-    """Whether a value follows from what is at hand by cheap ops alone."""
-    return all(n in at_hand or n.op.cheap for n in topological([node], stop=at_hand))
+def _missing(values: Sequence[Node], at_hand: set[Node], is_saved: bool = False) -> set[Node]:
+    """Which of some values do not follow by cheap ops alone from what is at hand, or (`is_saved`) one another."""
+    known: set[Node] = set()
+    missing: set[Node] = set()
+    wanted = set(values)
+    for n in topological(values, stop=at_hand):
+        if n in at_hand or (n.op.cheap and known.issuperset(n.inputs)):
+            known.add(n)
+        elif n in wanted:
+            missing.add(n)
+            if is_saved:
+                known.add(n)
+    return missing
 
 
 def _recorded(spec: LoopSpec, body: Body, residuals: list[Node]) -> dict[Node, int]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -52,7 +53,7 @@ def sizes(node: Node) -> tuple[Size, ...]:
     if node._sizes is not None:
         return node._sizes
     # Rules ask for the sizes of inputs: fill those in first, from the leaves up, so nothing recurses.
-    for n in topological([node], stop=_Known()):
+    for n in topological([node], stop=_Known()) if any(i._sizes is None for i in node.inputs) else [node]:
         if n._sizes is None and not isinstance(n.type, TupleType):
             n._sizes = _own_sizes(n)
     assert node._sizes is not None, "the results of a loop have sizes, not the loop"
@@ -153,10 +154,55 @@ def _broadcast_size(candidates: list[Size]) -> Size:
         return 1
     result: Any = distinct[0]
     for s in distinct[1:]:
-        from ostinato.ops.elementwise import eq, where
-
-        result = where(eq(result, 1), s, result)
+        result = _met(result, s)
     return result
+
+
+def _met(a: Any, b: Any) -> Any:
+    """The size of what two dimensions broadcast to.
+
+    What was met before is met again in nearly every operation that follows: the size stays what it is then, and does
+    not grow with the number of operations. Sizes that do not fit make the operation itself fail, whatever is said here.
+    """
+    if a is b or static_int(b) == 1:
+        return a
+    if (known := static_int(a)) is not None:
+        return b if known == 1 else a
+    of_a, of_b = _parts(a), _parts(b)
+    if of_b <= of_a:
+        return a
+    if of_a <= of_b:
+        return b
+    from ostinato.ops.elementwise import eq, where
+
+    return where(eq(a, 1), b, a)
+
+
+_PARTS: WeakKeyDictionary[Node, frozenset[Node]] = WeakKeyDictionary()
+
+
+def _parts(size: Any) -> frozenset[Node]:
+    """The sizes that have met in one."""
+    if not is_met(size):
+        return frozenset((size,))
+    if size not in _PARTS:
+        for node in topological([size], stop=_PARTS):
+            if node not in _PARTS and is_met(node):
+                _PARTS[node] = frozenset().union(*[_PARTS.get(i) or (i,) for i in node.inputs[1:]])
+    return _PARTS[size]
+
+
+def met_again(node: Node) -> Any:
+    """What becomes of the size of what two dimensions broadcast to when more is known of these; else None."""
+    return _met(node.inputs[2], node.inputs[1]) if is_met(node) else None
+
+
+def is_met(node: Node) -> bool:
+    """Whether a node is `where(eq(a, 1), b, a)`: the size of a dimension of two arrays that broadcast."""
+    if node.op.name != "where" or node.type.ndim or node.type.dtype != "int64":
+        return False
+    condition, _, a = node.inputs
+    return condition.op.name == "eq" and condition.inputs[0] is a and static_int(condition.inputs[1]) == 1
 
 
 # ---- the reverse of broadcasting ------------------------------------------------------------------

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from ostinato.config import config
 from ostinato.graph import Graph, Node, make, rewrite_nodes
 from ostinato.ops.loop import LOOP, LoopSpec
+from ostinato.rewrite.notes import took
 from ostinato.verify import verify
 
 Pass = Callable[[Graph], Graph]
@@ -25,7 +27,9 @@ def run_passes(graph: Graph, passes: Sequence[Pass]) -> Graph:
     """The graph after all passes, the bodies of its loops first."""
     graph = _in_bodies(graph, passes)
     for step in passes:
+        start = time.perf_counter()
         graph = step(graph)
+        took(step.__name__, time.perf_counter() - start)
         if config.verify:
             verify(graph, f"after {step.__name__}")
     return graph

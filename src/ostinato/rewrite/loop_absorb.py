@@ -10,7 +10,8 @@ not, the larger records from then on.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 from ostinato.graph import Graph, Node, dependents, make, redirect, substitute, topological
@@ -28,6 +29,9 @@ from ostinato.ops.loop import (
 )
 from ostinato.rewrite.engine import rewrite_pass
 from ostinato.rewrite.loop_merge import merged_loops
+from ostinato.rewrite.notes import tell
+
+_MOST_PAIRS = 10_000  # the budget of a search
 
 
 @rewrite_pass
@@ -58,12 +62,18 @@ def _absorbed(roots: Iterable[Node]) -> dict[Node, Any]:
         if node.op is LOOP:
             spec: LoopSpec = node.params[0]
             groups.setdefault((node.inputs[0], spec.has_until, spec.truncate, spec.checkpoint), []).append(node)
-    for group in groups.values():
-        for small in group:
-            for large in group:
-                if large is not small and (alias := _into(small, large)) and large not in dependents([large], {small}):
-                    return alias
+    for small, large in _pairs(groups.values()):
+        if (alias := _into(small, large)) and large not in dependents([large], {small}):
+            return alias
     return {}
+
+
+def _pairs(groups: Iterable[list[Node]]) -> Iterator[tuple[Node, Node]]:
+    """Loops that might be absorbed, each with one that might absorb it; not all if there are very many."""
+    pairs = ((a, b) for group in groups for a in group for b in group if a is not b)
+    yield from islice(pairs, _MOST_PAIRS)
+    if next(pairs, None):
+        tell(f"loop_absorb: there are many loops; {_MOST_PAIRS} pairs of them were compared, and no more.")
 
 
 def _into(small: Node, large: Node) -> dict[Node, Any]:

@@ -1,4 +1,4 @@
-"""What passes tell of their work, in plain words, for `Function.explain`."""
+"""What passes tell of their work, in plain words, and how long they take, for `Function.explain`."""
 
 from __future__ import annotations
 
@@ -27,6 +27,26 @@ def listening() -> Iterator[list[str]]:
     finally:
         _listeners.reset(token)
         notes[:] = dict.fromkeys(notes)
+
+
+_clocks: ContextVar[tuple[dict[str, float], ...]] = ContextVar("clocks", default=())
+
+
+@contextmanager
+def timing() -> Iterator[dict[str, float]]:
+    """The seconds that each pass takes meanwhile, in all bodies together."""
+    seconds: dict[str, float] = {}
+    token = _clocks.set((*_clocks.get(), seconds))
+    try:
+        yield seconds
+    finally:
+        _clocks.reset(token)
+
+
+def took(name: str, seconds: float) -> None:
+    """Say how long a pass was at work."""
+    for clock in _clocks.get():
+        clock[name] = clock.get(name, 0.0) + seconds
 
 
 def called(spec: LoopSpec) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -21,6 +21,7 @@ from ostinato.config import config
 from ostinato.digest import NoDigestError, compiler_digest, graph_digest
 from ostinato.graph import Graph
 from ostinato.lower.callouts import where_called
+from ostinato.rewrite.notes import timing
 
 if TYPE_CHECKING:
     from ostinato.lower.inventory import Inventory, Measured
@@ -50,6 +51,7 @@ class Build:
     def __init__(self, closed: Graph, rewritten: Callable[[], Graph] | None = None, optimistic: bool = True) -> None:
         self.closed = closed
         self._rewritten, self._optimistic = rewritten, optimistic
+        self._passes: dict[str, float] = {}  # the seconds that each took
 
     @cached_property
     def graph(self) -> Graph:
@@ -88,6 +90,7 @@ class Build:
         watch = Watch()
         found = load_or_make(self._identity if self._rewritten else None, lambda: self._make(watch), watch)
         texts = {"nest": lambda: str(self.program), "llvm": lambda: self.llvm}
+        texts["time"] = lambda: times(watch.laps, self._passes, found.loaded)
         how = "compiled to one native function for all sizes" + (", loaded from the cache" if found.loaded else "")
         called = where_called(self.program.graph, self.program.nest.sites) if CALLS_OUT in found.marks else []
         return found, Report(how, watch.laps, texts, called, found.loaded, found.note, self.notes, self.details)
@@ -127,10 +130,11 @@ class Build:
 
     def _make(self, watch: Watch) -> Entry:
         # For what they leave behind.
-        _ = self.graph
-        watch.lap("rewrite")
-        nest = self.program.nest
-        watch.lap("lower")
+        with timing() as self._passes:
+            _ = self.graph
+            watch.lap("rewrite")
+            nest = self.program.nest
+            watch.lap("lower")
         text = self.llvm
         watch.lap("emit")
         known = {
@@ -140,6 +144,18 @@ class Build:
             SPLITS: nest.splits,
         }
         return Entry(_SYMBOL, (generate(text),), tuple([mark for mark, holds in known.items() if holds]))
+
+
+def times(stages: Mapping[str, float], passes: Mapping[str, float], loaded: bool) -> str:
+    """Where the time of compiling went, the longest first."""
+
+    def lines(head: str, seconds: Mapping[str, float]) -> list[str]:
+        width = max(map(len, seconds), default=0)
+        longest_first = sorted(seconds.items(), key=lambda pair: -pair[1])
+        return [head, *[f"  {name:{width}} {1e3 * s:8.1f}" for name, s in longest_first]]
+
+    found = lines(f"Milliseconds of {'loading' if loaded else 'compiling'}:", stages)
+    return "\n".join(found + (lines("of these, in passes:", passes) if passes else []))
 
 
 class Watch:

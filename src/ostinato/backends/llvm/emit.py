@@ -71,6 +71,7 @@ N_CONTEXT = 10
 _TAKE_TYPE = ir.FunctionType(PTR, [PTR, I64])
 _ALIGN = 64
 _MOST = 1 << 48  # no machine has so many bytes
+_LONG_BLOCK = 400  # instructions
 
 
 def knows(name: str, operands: Sequence[str], result: str) -> bool:
@@ -217,6 +218,7 @@ class Emitter:
         inner.preheader.terminator = None
         b.position_at_end(inner.preheader)
         yield
+        self.part_long_block()
         inner.preheader = b.block  # what was emitted may have branched
         b.branch(inner.enter)
         b.position_at_end(block)
@@ -358,10 +360,19 @@ class Emitter:
         self.builder.cbranch(good, going_on, otherwise)
         self.builder.position_at_end(going_on)
 
+    def part_long_block(self) -> None:
+        """Begin another block where one is long: the time of the code generator grows faster than a block does.
+
+        The branch to it depends on what is always so, but the code generator cannot know; else it would join them.
+        """
+        if self.context is not None and len(self.builder.block.instructions) > _LONG_BLOCK:
+            self._branch_out(self.builder.icmp_unsigned("!=", self.context, PTR(None)), self.failed)
+
     # ---- statements ----
 
     def statements(self, body: list[Stmt]) -> None:
         for stmt in body:
+            self.part_long_block()
             if isinstance(stmt, Let):
                 self.let(stmt)
             elif isinstance(stmt, Store):

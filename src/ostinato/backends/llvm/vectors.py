@@ -295,6 +295,7 @@ class VectorBody:
         self.emitter, self.loop, self.width = emitter, loop, width
         self.slopes = _Slopes(loop)
         self.values: dict[Expr, Any] = {}
+        self.read: set[Expr] = set()  # the memory that some of them were loaded from
         self.blocks: dict[Any, Any] = {}  # see `philox.call`
 
     def emit(self) -> None:
@@ -302,9 +303,14 @@ class VectorBody:
 
     def _statements(self, body: list[Stmt]) -> None:
         for stmt in body:
+<<<<<<< HEAD
             if isinstance(stmt, Let) and self.loop.tile and self.slopes.of(stmt.var) == 0:
                 self.emitter.let(stmt)
             elif isinstance(stmt, Let):
+=======
+            self.emitter.part_long_block()
+            if isinstance(stmt, Let):
+>>>>>>> 78d3c6e (The time of compiling grows no faster than a step: sizes that meet again stay one expression, long blocks are parted, and explain tells where the time went)
                 whole = stmt.value.dtype == "int64"
                 self.values[stmt.var] = self.integers(stmt.value) if whole else self.value(stmt.value)
             elif isinstance(stmt, Store):
@@ -398,6 +404,7 @@ class VectorBody:
         if slope == -1:  # the lanes lie before the first one
             place = b.gep(place, [I64(1 - self.width)], inbounds=True, source_etype=memory_type(expr.dtype))
         value = b.load(place, typ=kind, align=item_size(expr.dtype))
+        self.read.add(expr.pointer)
         if slope == -1:
             value = b.shuffle_vector(value, value, _lanes_of(reversed(range(self.width))))
         return b.trunc(value, ir.VectorType(llvm_type("bool"), self.width)) if expr.dtype == "bool" else value
@@ -410,8 +417,9 @@ class VectorBody:
         place = self.emitter.place(stmt.pointer, stmt.offset, dtype)
         b.store(value, place, align=item_size(dtype))
         self.emitter.forget(stmt.pointer)
-        if any(isinstance(e, Load) and e.pointer is stmt.pointer for e in self.values):
+        if stmt.pointer in self.read:
             self.values = {e: v for e, v in self.values.items() if isinstance(e, Var)}
+            self.read.clear()
 
 
 def _lanes_of(order: Iterable[int]) -> Any:
