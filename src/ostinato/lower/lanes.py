@@ -306,19 +306,8 @@ _RULES: dict[str, Callable[[_Classes, Node], None]] = {
 def _places(node: Node) -> list[Place]:
     """The dimensions of a node; its value if it has none."""
     return [(node, a) for a in range(node.type.ndim)] or [(node, None)]
-<<<<<<< HEAD
 
 
 def is_uniform(array: np.ndarray[Any, Any]) -> bool:
     """Whether all elements are equal; and there is one."""
     return bool(array.size) and bool((array == array.flat[0]).all())
-
-
-def _is_choice_of_size(node: Node) -> bool:
-    """Whether a node is `where(eq(a, 1), b, a)`: the size of a dimension of two arrays that broadcast."""
-    if node.op.name != "where" or node.type.ndim or node.type.dtype != "int64":
-        return False
-    condition, _, a = node.inputs
-    return condition.op.name == "eq" and condition.inputs[0] is a and static_int(condition.inputs[1]) == 1
-=======
->>>>>>> 78d3c6e (The time of compiling grows no faster than a step: sizes that meet again stay one expression, long blocks are parted, and explain tells where the time went)

@@ -303,14 +303,10 @@ class VectorBody:
 
     def _statements(self, body: list[Stmt]) -> None:
         for stmt in body:
-<<<<<<< HEAD
+            self.emitter.part_long_block()
             if isinstance(stmt, Let) and self.loop.tile and self.slopes.of(stmt.var) == 0:
                 self.emitter.let(stmt)
             elif isinstance(stmt, Let):
-=======
-            self.emitter.part_long_block()
-            if isinstance(stmt, Let):
->>>>>>> 78d3c6e (The time of compiling grows no faster than a step: sizes that meet again stay one expression, long blocks are parted, and explain tells where the time went)
                 whole = stmt.value.dtype == "int64"
                 self.values[stmt.var] = self.integers(stmt.value) if whole else self.value(stmt.value)
             elif isinstance(stmt, Store):
@@ -325,13 +321,14 @@ class VectorBody:
         inits = [self._common_or_lanes(c.init, own) for c, own in zip(loop.carried, common, strict=True)]
         frame = self.emitter.open(I64(0), self.emitter.value(loop.stop), 1, inits)
         self.emitter.define(loop.var, frame.t)
-        outside, blocks = dict(self.values), dict(self.blocks)
+        outside, blocks, read = dict(self.values), dict(self.blocks), set(self.read)
         for c, phi, own in zip(loop.carried, frame.phis, common, strict=True):
             self._define(c.var, phi, own)
         self._statements(loop.body)
         nexts = [self._common_or_lanes(c.next, own) for c, own in zip(loop.carried, common, strict=True) if c.next]
         finals, _ = self.emitter.close(frame, nexts)
         self.values, self.blocks = outside, blocks
+        self.read |= read
         for c, final, own in zip(loop.carried, finals, common, strict=True):
             self._define(c.result, final, own)
         if self.loop.tile:
