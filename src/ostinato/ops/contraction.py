@@ -9,6 +9,7 @@ import numpy as np
 
 from ostinato.errors import OstinatoTypeError, OstinatoValueError, ShapeError
 from ostinato.graph import Node, make
+from ostinato.ops.batch import Rows
 from ostinato.ops.elementwise import cast
 from ostinato.ops.leaf import as_operands, describe
 from ostinato.ops.movement import (
@@ -91,6 +92,26 @@ def _matmul_jvp(tangents: Sequence[Any], out: Node, x: Node, y: Node) -> Any:
     return parts[0] if len(parts) == 1 else parts[0] + parts[1]
 
 
+def _matmul_batch(rows: Rows) -> Any:
+    """With one matrix for all steps a single product, if the other operand is a vector or stands on the left."""
+    x, y = rows.inputs
+    left, right = rows.node.inputs
+    one_row, one_column = left.type.shape[-2] == 1, right.type.shape[-1] == 1
+    if rows.varies == (True, False) and one_row and y.type.ndim == 2 and x.type.ndim == 3:
+        return dimshuffle(make(MATMUL, (dimshuffle(x, 0, 2), y)), 0, "x", 1)
+    if rows.varies == (False, True) and one_column and x.type.ndim == 2 and y.type.ndim == 3:
+        return dimshuffle(make(MATMUL, (dimshuffle(y, 0, 1), swapaxes(x, 0, 1))), 0, 1, "x")
+    rank = rows.node.type.ndim
+    x, y = rows.padded(0, rank), rows.padded(1, rank)
+    if all(rows.varies) and rank == 2 and left.type.shape[-1] == 1 == right.type.shape[-2]:
+        return x * y
+    if all(rows.varies) and rank == 2 and one_row and one_column:
+        from ostinato.ops.reduce import sum
+
+        return sum(x * swapaxes(y, 1, 2), axis=2, keepdims=True, dtype=x.type.dtype)
+    return make(MATMUL, (x, y))
+
+
 MATMUL: Op = register(
     Op(
         "matmul",
@@ -99,6 +120,7 @@ MATMUL: Op = register(
         vjp=_matmul_vjp,
         jvp=_matmul_jvp,
         sizes=_matmul_sizes,
+        batch=_matmul_batch,
         samples=(
             Sample(lambda x, y: make(MATMUL, (x, y)), (_RNG.normal(size=(2, 3)), _RNG.normal(size=(3, 4)))),
             Sample(lambda x, y: make(MATMUL, (x, y)), (_RNG.normal(size=(2, 2, 3)), _RNG.normal(size=(1, 3, 2)))),

@@ -8,6 +8,7 @@ import numpy as np
 
 from ostinato.errors import MemoryBudgetError, OstinatoIndexError, OstinatoTypeError, OstinatoValueError
 from ostinato.graph import Node, make
+from ostinato.ops.batch import aligned
 from ostinato.ops.leaf import as_tensor, constant, describe
 from ostinato.ops.op import Op, Sample, register
 from ostinato.ops.sizes import sizes
@@ -29,6 +30,7 @@ STOP: Op = register(
         vjp=lambda g, out, x: (None,),
         jvp=lambda tangents, out, x: None,
         sizes=lambda x: sizes(x),
+        batch=aligned,
         samples=(Sample(lambda x: make(STOP, (x,)), (np.array([1.0, 2.0]),), differentiable=False),),
         cheap=True,
         connected=False,
@@ -42,6 +44,7 @@ ZERO: Op = register(
         vjp=lambda g, out, x: (None,),
         jvp=lambda tangents, out, x: None,
         sizes=lambda x: sizes(x),
+        batch=aligned,
         samples=(Sample(lambda x: make(ZERO, (x,)), (np.array([1.0, 2.0]),), differentiable=False),),
         cheap=True,
     )
@@ -62,6 +65,7 @@ GRAD_CLIP: Op = register(
         vjp=_grad_clip_vjp,
         jvp=lambda tangents, out, x, *, lower, upper: tangents[0],
         sizes=lambda x, *, lower, upper: sizes(x),
+        batch=aligned,
         params=("lower", "upper"),
         samples=(
             Sample(lambda x: make(GRAD_CLIP, (x,), (-5.0, 5.0)), (np.array([1.0, 2.0]),)),
@@ -79,6 +83,7 @@ GRAD_SCALE: Op = register(
         vjp=lambda g, out, x, *, multiplier: (g * multiplier,),
         jvp=lambda tangents, out, x, *, multiplier: tangents[0] * multiplier,
         sizes=lambda x, *, multiplier: sizes(x),
+        batch=aligned,
         params=("multiplier",),
         samples=(Sample(lambda x: make(GRAD_SCALE, (x,), (-2.0,)), (np.array([1.0, 2.0]),), differentiable=False),),
         cheap=True,

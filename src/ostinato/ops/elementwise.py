@@ -19,6 +19,7 @@ import numpy as np
 from ostinato.config import config
 from ostinato.errors import OstinatoTypeError, OstinatoValueError, ShapeError
 from ostinato.graph import Node, make
+from ostinato.ops.batch import aligned
 from ostinato.ops.leaf import as_operands, as_tensor, constant, constant_value, describe, is_constant
 from ostinato.ops.op import Op, Rule, Sample, register
 from ostinato.ops.sizes import broadcast_sizes, broadcast_to, sizes, unbroadcast
@@ -181,6 +182,7 @@ def elementwise(
             vjp=pull_back if vjp else None,
             jvp=push_forward if vjp else None,
             sizes=lambda *inputs: broadcast_sizes(inputs),
+            batch=aligned,
             samples=_samples(name, domain, operands),
             cheap=name in _CHEAP,
             doc=doc,
@@ -270,6 +272,7 @@ CAST: Op = register(
         vjp=lambda g, out, x, *, dtype: (cast(g, x.type.dtype) if x.type.is_float else None,),
         jvp=lambda tangents, out, x, *, dtype: cast(tangents[0], dtype),
         sizes=lambda x, *, dtype: broadcast_sizes((x,)),
+        batch=aligned,
         params=("dtype",),
         samples=(
             Sample(lambda x: make(CAST, (x,), ("float32",)), (np.array([1.5, -2.25]),), differentiable=False),
@@ -326,6 +329,7 @@ WHERE: Op = register(
         vjp=_where_vjp,
         jvp=_where_jvp,
         sizes=lambda *inputs: broadcast_sizes(inputs),
+        batch=aligned,
         samples=(
             Sample(
                 lambda c, x, y: make(WHERE, (c, x, y)),
@@ -625,6 +629,7 @@ POLYGAMMA: Op = register(
         vjp=lambda g, out, x, *, order: (g * polygamma(order + 1, x),),
         jvp=lambda tangents, out, x, *, order: tangents[0] * polygamma(order + 1, x),
         sizes=lambda x, *, order: broadcast_sizes((x,)),
+        batch=aligned,
         params=("order",),
         samples=(Sample(lambda x: polygamma(1, x), (np.array(_DOMAINS["above one"]),)),),
     )

@@ -13,6 +13,7 @@ import numpy as np
 
 from ostinato.errors import OstinatoIndexError, OstinatoTypeError, ShapeError
 from ostinato.graph import Node, make
+from ostinato.ops.batch import NoBatchError, Rows
 from ostinato.ops.elementwise import cast, eq, lt, maximum, minimum, where
 from ostinato.ops.leaf import as_int_scalar, as_tensor, constant, constant_value, describe, static_int
 from ostinato.ops.linear import push_addition, push_linear, push_write
@@ -133,6 +134,91 @@ def _bound(bound: Any, size: Any, lowest: int) -> Any:
     return minimum(size + lowest, known) if known >= 0 else maximum(size + known, lowest)
 
 
+# ---- for many steps at once ---------------------------------------------------------------------
+
+
+def _subtensor_batch(rows: Rows, *, pattern: Pattern) -> Any:
+    """Where an index changes from step to step, it picks elements after the slices are taken."""
+    x, values = rows.inputs[0], rows.inputs[1:]
+    if not any(rows.varies[1:]):
+        own: Pattern = (_FULL, *pattern) if rows.varies[0] else pattern
+        return make(SUBTENSOR, (x, *values), (own,))
+    if any(v for v, scalar in zip(rows.varies[1:], _are_single(pattern), strict=True) if not scalar):
+        raise NoBatchError("a slice whose bounds change from step to step")
+    rest = iter(zip(values, rows.varies[1:], strict=True))
+    left: list[tuple[bool, bool, bool] | None] = [_FULL] if rows.varies[0] else []
+    taken, index, axes = [], [], []
+    dimension = len(left)
+    for entry in pattern:
+        own_values = [next(rest) for _ in range(1 if entry is None else sum(entry))]
+        if entry is None and own_values[0][1]:
+            index.append(own_values[0][0])
+            axes.append(dimension)
+            entry = _FULL
+        else:
+            taken += [v for v, _ in own_values]
+        left.append(entry)
+        dimension += entry is not None
+    part = make(SUBTENSOR, (x, *taken), (tuple(left),))
+    if rows.varies[0]:
+        index, axes = [_counted(rows.steps), *index], [0, *axes]
+    result = _gather(part, index, tuple(axes))
+    place = axes[0] if axes == list(range(axes[0], axes[0] + len(axes))) else 0
+    return dimshuffle(result, [place, *[a for a in range(result.type.ndim) if a != place]])
+
+
+def _are_single(pattern: Pattern) -> list[bool]:
+    """For each value of an index whether it is a single position, not a bound of a slice."""
+    return [entry is None for entry in pattern for _ in range(1 if entry is None else sum(entry))]
+
+
+def _counted(steps: Any, ndim: int = 0) -> Any:
+    """The numbers of the steps, for indices of `ndim` dimensions."""
+    from ostinato.ops.creation import arange
+
+    return dimshuffle(arange(steps), [0, *["x"] * ndim])
+
+
+def _write_batch(rows: Rows, *, pattern: Pattern) -> Any:
+    x, node = rows.all_steps(0), rows.node
+    if any(rows.varies[2:]):
+        if any(entry not in (None, _FULL) for entry in pattern):
+            raise NoBatchError("a write to slices by an index that changes from step to step")
+        axes = [0, *[1 + a for a, entry in enumerate(pattern) if entry is None]]
+        index = [
+            i if varies else dimshuffle(i, "x") for i, varies in zip(rows.inputs[2:], rows.varies[2:], strict=True)
+        ]
+        part = node.type.ndim - len(index)
+        advanced = SCATTER_SET if node.op is SET_SUBTENSOR else SCATTER_ADD
+        return make(advanced, (x, rows.padded(1, part), _counted(rows.steps), *index), (tuple(axes),))
+    y = rows.padded(1, node.type.ndim - sum(entry is None for entry in pattern))
+    return rows.made((x, y, *rows.inputs[2:]), (_FULL, *pattern))
+
+
+def _gather_batch(rows: Rows, *, axes: tuple[int, ...], sliced: bool) -> Any:
+    """The place of the picked dimensions among the others is that of NumPy's rule for the node of one step."""
+    rank = max(i.type.ndim for i in rows.node.inputs[1:])
+    index = [rows.padded(i, rank) for i in range(1, len(rows.inputs))]
+    place = axes[0] if axes == tuple(range(axes[0], axes[0] + len(axes))) else 0
+    if rows.varies[0]:
+        result = _gather(rows.inputs[0], [_counted(rows.steps, rank), *index], (0, *[a + 1 for a in axes]), sliced)
+        picked, rest = list(range(1, 1 + rank)), list(range(1 + rank, result.type.ndim))
+        return dimshuffle(result, [0, *rest[:place], *picked, *rest[place:]])
+    result = _gather(rows.inputs[0], index, axes, sliced)
+    return dimshuffle(result, [place, *[a for a in range(result.type.ndim) if a != place]])
+
+
+def _scatter_batch(rows: Rows, *, axes: tuple[int, ...]) -> Any:
+    """The picked dimensions come first of all; so they must already stand first in what is written."""
+    node = rows.node
+    rank = max(i.type.ndim for i in node.inputs[2:])
+    if axes[0] != 0 and axes == tuple(range(axes[0], axes[0] + len(axes))):
+        raise NoBatchError("a write by arrays of indices that is not along the first dimension")
+    index = [_counted(rows.steps, rank), *[rows.padded(i, rank) for i in range(2, len(rows.inputs))]]
+    y = rows.padded(1, rank + node.type.ndim - len(axes))
+    return rows.made((rows.all_steps(0), y, *index), (0, *[a + 1 for a in axes]))
+
+
 # ---- basic indexing -------------------------------------------------------------------------------
 
 
@@ -228,6 +314,7 @@ SUBTENSOR: Op = register(
         vjp=_subtensor_vjp,
         jvp=push_linear,
         sizes=_subtensor_sizes,
+        batch=_subtensor_batch,
         params=("pattern",),
         samples=_bind(lambda: SUBTENSOR, _basic_samples(write=False)),
         cheap=True,
@@ -242,6 +329,7 @@ SET_SUBTENSOR: Op = register(
         vjp=_set_vjp,
         jvp=push_write,
         sizes=lambda x, y, *values, pattern: sizes(x),
+        batch=_write_batch,
         params=("pattern",),
         samples=_bind(lambda: SET_SUBTENSOR, _basic_samples(write=True)),
     )
@@ -254,6 +342,7 @@ INC_SUBTENSOR: Op = register(
         vjp=_inc_vjp,
         jvp=push_addition,
         sizes=lambda x, y, *values, pattern: sizes(x),
+        batch=_write_batch,
         params=("pattern",),
         samples=_bind(lambda: INC_SUBTENSOR, _basic_samples(write=True)),
     )
@@ -344,6 +433,7 @@ GATHER: Op = register(
         vjp=_gather_vjp,
         jvp=push_linear,
         sizes=lambda x, *indices, axes, sliced: _gathered(sizes(x), broadcast_sizes(indices), axes),
+        batch=_gather_batch,
         params=("axes", "sliced"),
         samples=_bind(lambda: GATHER, _READS),
         doc="Elements at arrays of positions along `axes`. `sliced` is for writes alone and changes no value: "
@@ -358,6 +448,7 @@ SCATTER_SET: Op = register(
         vjp=_scatter_set_vjp,
         jvp=push_write,
         sizes=lambda x, y, *indices, axes: sizes(x),
+        batch=_scatter_batch,
         params=("axes",),
         samples=_bind(lambda: SCATTER_SET, _WRITES),
         doc="A copy of an array with elements at arrays of indices replaced; of repeated writes the last counts.",
@@ -371,6 +462,7 @@ SCATTER_ADD: Op = register(
         vjp=_scatter_add_vjp,
         jvp=push_addition,
         sizes=lambda x, y, *indices, axes: sizes(x),
+        batch=_scatter_batch,
         params=("axes",),
         samples=_bind(lambda: SCATTER_ADD, _WRITES),
         doc="A copy of an array with values added at arrays of indices; repeated ones all count.",

@@ -16,6 +16,7 @@ import numpy as np
 from ostinato.config import config
 from ostinato.errors import OstinatoTypeError, OstinatoValueError, ShapeError
 from ostinato.graph import Node, make
+from ostinato.ops.batch import Rows, stacked
 from ostinato.ops.composite import tril, triu
 from ostinato.ops.contraction import MATMUL, matmul
 from ostinato.ops.creation import eye, zeros_like
@@ -80,6 +81,18 @@ def _solution_sizes(a: Any, b: Any, **params: Any) -> list[Any]:
     return [*lead, sizes(b)[-2], sizes(b)[-1]]
 
 
+def _solution_batch(rows: Rows, **params: Any) -> Any:
+    """With one matrix for all steps, a single system of many columns; else a stack of systems."""
+    a, b = rows.inputs
+    if not rows.varies[0] and a.type.ndim == 2 and b.type.ndim == 3:
+        steps, n, columns = sizes(b)
+        wide = reshape(dimshuffle(b, 1, 0, 2), [n, product([steps, columns])])
+        solved = reshape(rows.made((a, wide), *rows.node.params), [n, steps, columns])
+        return dimshuffle(solved, 1, 0, 2)
+    rank = rows.node.type.ndim
+    return rows.made((rows.padded(0, rank), rows.padded(1, rank)), *rows.node.params)
+
+
 def _checked(a: Any, b: Any = None) -> None:
     """Shapes that the types did not tell; raised as a `ShapeError` that names the operands."""
     if a.shape[-1] != a.shape[-2]:
@@ -126,6 +139,7 @@ CHOLESKY: Op = register(
         vjp=_cholesky_vjp,
         jvp=_cholesky_jvp,
         sizes=sizes,
+        batch=stacked,
         samples=(
             Sample(lambda x: make(CHOLESKY, (x,)), (_positive_definite(3, 3),)),
             Sample(lambda x: make(CHOLESKY, (x,)), (_positive_definite(2, 2, 2),)),
@@ -185,6 +199,7 @@ SOLVE_TRIANGULAR: Op = register(
         vjp=_solve_triangular_vjp,
         jvp=_solve_triangular_jvp,
         sizes=_solution_sizes,
+        batch=_solution_batch,
         params=("lower", "unit_diagonal"),
         samples=(
             Sample(_triangular(True, False), (_well_conditioned(3, 3), _RNG.normal(size=(3, 2)))),
@@ -215,6 +230,7 @@ SOLVE: Op = register(
         vjp=_solve_vjp,
         jvp=lambda tangents, out, a, b: make(SOLVE, (a, _moved_right_side(tangents, out, lambda m: m))),
         sizes=_solution_sizes,
+        batch=_solution_batch,
         samples=(
             Sample(lambda a, b: make(SOLVE, (a, b)), (_well_conditioned(3, 3), _RNG.normal(size=(3, 2)))),
             Sample(lambda a, b: make(SOLVE, (a, b)), (_well_conditioned(2, 1, 2, 2), _RNG.normal(size=(3, 2, 1)))),
@@ -238,6 +254,7 @@ MATRIX_INVERSE: Op = register(
         vjp=lambda g, out, x: (-make(MATMUL, (_mT(out), make(MATMUL, (g, _mT(out))))),),
         jvp=lambda tangents, out, x: -make(MATMUL, (out, make(MATMUL, (tangents[0], out)))),
         sizes=sizes,
+        batch=stacked,
         samples=(
             Sample(lambda x: make(MATRIX_INVERSE, (x,)), (_well_conditioned(3, 3),)),
             Sample(lambda x: make(MATRIX_INVERSE, (x,)), (_well_conditioned(2, 2, 2),)),
@@ -270,6 +287,7 @@ DET: Op = register(
         vjp=lambda g, out, x: (_per_matrix(g * out) * _mT(make(MATRIX_INVERSE, (x,))),),
         jvp=lambda tangents, out, x: out * _relative_growth(tangents[0], x),
         sizes=lambda x: sizes(x)[:-2],
+        batch=stacked,
         samples=(
             Sample(lambda x: make(DET, (x,)), (_well_conditioned(3, 3),)),
             Sample(lambda x: make(DET, (x,)), (_well_conditioned(2, 2, 2),)),
@@ -303,6 +321,7 @@ SLOGDET: Op = register(
         vjp=_slogdet_vjp,
         jvp=lambda tangents, out, x: [None, _relative_growth(tangents[0], x)],
         sizes=lambda x: (sizes(x)[:-2], sizes(x)[:-2]),
+        batch=stacked,
         samples=(
             Sample(lambda x: item(make(SLOGDET, (x,)), 1), (_well_conditioned(3, 3),)),
             Sample(lambda x: item(make(SLOGDET, (x,)), 1), (_well_conditioned(2, 2, 2),)),

@@ -436,6 +436,7 @@ ITEM: Op = register(
         numpy=lambda x, *, index: x[index],
         jvp=lambda tangents, out, x, *, index: tangents[0][index],
         sizes=_item_sizes,
+        batch=lambda rows, *, index: rows.made(rows.inputs, index),
         params=("index",),
         samples=(Sample(_sample, (np.arange(2.0).reshape(1, 2), np.array([0.4, -1.1]))),),
         doc="One result of an op that has several.",

@@ -10,6 +10,7 @@ import numpy as np
 
 from ostinato.errors import OstinatoTypeError, OstinatoValueError, ShapeError
 from ostinato.graph import Node, make
+from ostinato.ops.batch import Rows, sized
 from ostinato.ops.leaf import as_operands, as_tensor, constant, describe, static_int
 from ostinato.ops.linear import push_linear
 from ostinato.ops.op import Op, Sample, register
@@ -68,6 +69,7 @@ DIMSHUFFLE: Op = register(
         vjp=_dimshuffle_vjp,
         jvp=push_linear,
         sizes=lambda x, *, order: [1 if o == "x" else sizes(x)[o] for o in order],
+        batch=lambda rows, *, order: dimshuffle(rows.inputs[0], [0, *["x" if o == "x" else o + 1 for o in order]]),
         params=("order",),
         samples=(
             Sample(lambda x: make(DIMSHUFFLE, (x,), ((1, "x", 0),)), (_A23,)),
@@ -176,6 +178,7 @@ RESHAPE: Op = register(
         vjp=lambda g, out, x, *wanted: (reshape(g, sizes(x)), *[None] * len(wanted)),
         jvp=push_linear,
         sizes=lambda x, *wanted: wanted,
+        batch=sized,
         samples=(
             Sample(lambda x, n: make(RESHAPE, (x, n, constant(2))), (_A23, np.int64(3))),
             Sample(lambda x: make(RESHAPE, (x,)), (np.array([[2.0]]),)),
@@ -277,6 +280,10 @@ def _concatenate_vjp(g: Any, out: Node, *inputs: Node, axis: int) -> list[Any]:
     return [g[(*lead, slice(start, stop))] for start, stop in pairwise([None, *stops[:-1], None])]
 
 
+def _concatenate_batch(rows: Rows, *, axis: int) -> Any:
+    return rows.made([rows.all_steps(i) for i in range(len(rows.inputs))], axis + 1)
+
+
 CONCATENATE: Op = register(
     Op(
         "concatenate",
@@ -285,6 +292,7 @@ CONCATENATE: Op = register(
         vjp=_concatenate_vjp,
         jvp=push_linear,
         sizes=_concatenate_sizes,
+        batch=_concatenate_batch,
         params=("axis",),
         samples=(
             Sample(lambda x, y: make(CONCATENATE, (x, y), (1,)), (_A23, _A23[:, :1])),
@@ -353,6 +361,7 @@ SPECIFY_SHAPE: Op = register(
         vjp=lambda g, out, x, *wanted: (g, *[None] * len(wanted)),
         jvp=push_linear,
         sizes=lambda x, *wanted: wanted,
+        batch=sized,
         samples=(Sample(lambda x, n: make(SPECIFY_SHAPE, (x, n, constant(3))), (_A23, np.int64(2))),),
         cheap=True,
         doc="The array itself, whose sizes are checked at run time.",

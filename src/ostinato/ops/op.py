@@ -52,6 +52,10 @@ class Op:
     sizes : (*input nodes, **params) -> sizes
         Sizes of the result as ints or int64 scalar nodes; None in a place (or no rule) says that only the
         computed value knows.
+    batch : (rows, **params) -> node
+        The op for many steps of a loop at once, from a `batch.Rows`: the operands, of which those that change from
+        step to step have a leading axis of steps. Raises `batch.NoBatchError` where there is no such form. Without
+        it the op stays in the loop.
     params : names of the static parameters, in the order of `Node.params`.
     samples : for the generated tests.
     cheap : whether recomputing it costs less than loading a saved result (elementwise arithmetic, views).
@@ -65,6 +69,7 @@ class Op:
     vjp: Rule | None = None
     jvp: Rule | None = None
     sizes: Rule | None = None
+    batch: Rule | None = None
     params: tuple[str, ...] = ()
     samples: tuple[Sample, ...] = ()
     cheap: bool = False

@@ -17,6 +17,7 @@ import numpy as np
 
 from ostinato.errors import OstinatoTypeError
 from ostinato.graph import Node, make
+from ostinato.ops.batch import aligned
 from ostinato.ops.leaf import as_tensor, describe
 from ostinato.ops.op import Op, Sample, register
 from ostinato.ops.sizes import broadcast_sizes
@@ -110,6 +111,7 @@ BITS: Op = register(
         infer=_infer("random_bits", _int64),
         numpy=_bits_numpy,
         sizes=lambda *inputs, word: broadcast_sizes(inputs),
+        batch=aligned,
         params=("word",),
         samples=(
             Sample(lambda k, h, e: make(BITS, (k, h, e), (0,)), (_KEYS, np.int64(3), _ELEMENTS)),
@@ -125,6 +127,7 @@ UNIFORM: Op = register(
         infer=_infer("random_uniform", _dtype),
         numpy=_uniform_numpy,
         sizes=lambda *inputs, dtype, word, interval: broadcast_sizes(inputs),
+        batch=aligned,
         params=("dtype", "word", "interval"),
         samples=tuple(
             Sample(
@@ -149,6 +152,7 @@ BELOW: Op = register(
         infer=_infer("random_below", _int64),
         numpy=_below_numpy,
         sizes=lambda *inputs, word: broadcast_sizes(inputs),
+        batch=aligned,
         params=("word",),
         samples=(
             Sample(
@@ -182,6 +186,7 @@ LOG_GAMMA: Op = register(
         vjp=_implicit_vjp,
         jvp=_implicit_jvp,
         sizes=lambda x, parameter: broadcast_sizes((x,)),
+        batch=lambda rows: rows.made((rows.all_steps(0), rows.padded(1, rows.node.type.ndim))),
         samples=(
             Sample(
                 lambda x, a: make(LOG_GAMMA, (x, a)),

@@ -9,6 +9,7 @@ import numpy as np
 
 from ostinato.errors import OstinatoValueError
 from ostinato.graph import Node, make
+from ostinato.ops.batch import along_one_axis, over_axes
 from ostinato.ops.elementwise import cast, eq
 from ostinato.ops.leaf import as_tensor
 from ostinato.ops.linear import push_linear
@@ -67,6 +68,7 @@ def _reduction(name: str, numpy: Rule, vjp: Rule | None, jvp: Rule | None, resul
             vjp=vjp,
             jvp=jvp,
             sizes=lambda x, *, axes: _kept(sizes(x), axes),
+            batch=over_axes,
             params=("axes",),
             samples=tuple(Sample(build(a), (_A,)) for a in ((0,), (1,), (0, 1))),
         )
@@ -192,6 +194,7 @@ def _arg_reduction(name: str, numpy: Rule) -> Op:
             infer=lambda x, *, axis: TensorType("int64", tuple(_kept(x.type.shape, (axis,)))),
             numpy=lambda x, *, axis: np.asarray(numpy(x, axis), "int64"),
             sizes=lambda x, *, axis: _kept(sizes(x), (axis,)),
+            batch=along_one_axis,
             params=("axis",),
             samples=(Sample(lambda x: make(OPS[name], (x,), (1,)), (_A,)),),
         )
@@ -238,6 +241,7 @@ CUMSUM: Op = register(
         vjp=_cumsum_vjp,
         jvp=push_linear,
         sizes=lambda x, *, axis: sizes(x),
+        batch=along_one_axis,
         params=("axis",),
         samples=(Sample(lambda x: make(CUMSUM, (x,), (1,)), (_A,)),),
     )

@@ -16,6 +16,7 @@ import numpy as np
 
 from ostinato.errors import OstinatoTypeError, ShapeError
 from ostinato.graph import Node, make, topological
+from ostinato.ops.batch import Rows
 from ostinato.ops.leaf import as_int_scalar, as_tensor, constant, describe, static_int
 from ostinato.ops.op import Op, Sample, params_of, register
 from ostinato.types import INTEGERS, TensorType, TupleType
@@ -35,12 +36,20 @@ SIZE: Op = register(
     )
 )
 
+
+def _make_vector_batch(rows: Rows) -> Any:
+    from ostinato.ops.composite import stack
+
+    return stack([rows.all_steps(i) for i in range(len(rows.inputs))], axis=1)
+
+
 MAKE_VECTOR: Op = register(
     Op(
         "make_vector",
         infer=lambda *scalars: TensorType("int64", (len(scalars),)),
         numpy=lambda *scalars: np.array(scalars, "int64"),
         sizes=lambda *scalars: (len(scalars),),
+        batch=_make_vector_batch,
         samples=(Sample(lambda a, b: make(MAKE_VECTOR, (a, b)), (np.int64(3), np.int64(5))),),
         cheap=True,
         doc="int64 scalars as a vector: the symbolic shape of an array.",
@@ -217,6 +226,14 @@ def _sum_to_numpy(x: Any, *wanted: Any) -> Any:
     return result.reshape(tuple(wanted))
 
 
+def _sum_to_batch(rows: Rows) -> Any:
+    from ostinato.ops.reduce import sum
+
+    x, wanted = rows.inputs[0], rows.fixed(1)
+    lead = x.type.ndim - 1 - len(wanted)
+    return rows.made((sum(x, tuple(range(1, lead + 1))), rows.steps, *wanted))
+
+
 SUM_TO: Op = register(
     Op(
         "sum_to",
@@ -225,6 +242,7 @@ SUM_TO: Op = register(
         vjp=lambda g, out, x, *wanted: (broadcast_to(g, sizes(x)), *[None] * len(wanted)),
         jvp=lambda tangents, out, x, *wanted: make(SUM_TO, (tangents[0], *wanted)),
         sizes=lambda x, *wanted: wanted,
+        batch=_sum_to_batch,
         samples=(
             Sample(lambda x, n: make(SUM_TO, (x, constant(1), n)), (np.arange(6.0).reshape(2, 3), np.int64(3))),
             Sample(lambda x, n: make(SUM_TO, (x, n)), (np.arange(6.0).reshape(2, 3), np.int64(3))),
@@ -241,6 +259,7 @@ BROADCAST: Op = register(
         vjp=lambda g, out, x, *wanted: (unbroadcast(g, x), *[None] * len(wanted)),
         jvp=lambda tangents, out, x, *wanted: make(BROADCAST, (tangents[0], *wanted)),
         sizes=lambda x, *wanted: wanted,
+        batch=lambda rows: rows.made((rows.padded(0, rows.node.type.ndim), rows.steps, *rows.fixed(1))),
         samples=(
             Sample(lambda x, n: make(BROADCAST, (x, n, constant(3))), (np.array([[1.0], [2.0]]), np.int64(2))),
             Sample(lambda x: make(BROADCAST, (x, constant(2), constant(3))), (np.float64(1.5),)),

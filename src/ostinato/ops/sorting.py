@@ -8,6 +8,7 @@ import numpy as np
 
 from ostinato.errors import OstinatoValueError
 from ostinato.graph import Node, make
+from ostinato.ops.batch import along_one_axis
 from ostinato.ops.creation import arange
 from ostinato.ops.leaf import as_tensor
 from ostinato.ops.movement import dimshuffle, normalize_axis
@@ -26,6 +27,7 @@ ARGSORT: Op = register(
         infer=lambda x, *, axis: x.type.with_dtype("int64"),
         numpy=lambda x, *, axis: np.argsort(x, axis=axis, kind="stable").astype("int64", copy=False),
         sizes=lambda x, *, axis: sizes(x),
+        batch=along_one_axis,
         params=("axis",),
         samples=(
             Sample(lambda x: make(ARGSORT, (x,), (1,)), (np.array([[2.0, -1.0, 0.5], [0.0, 3.0, 2.5]]),)),

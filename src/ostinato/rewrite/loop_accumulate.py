@@ -46,7 +46,7 @@ def _taken_out(node: Node) -> dict[Node, Any]:
     spec: LoopSpec = node.params[0]
     change = _Change(spec, node)
     for i in range(spec.n_carries):
-        term = _term(spec, i)
+        term = added_to(spec, i)
         if term is None:
             continue
         value = term.inputs[0] if term.inputs else term
@@ -57,7 +57,7 @@ def _taken_out(node: Node) -> dict[Node, Any]:
     return change.results() if change.removed else {}
 
 
-def _term(spec: LoopSpec, i: int) -> Node | None:
+def added_to(spec: LoopSpec, i: int) -> Node | None:
     """What is added to carry i in each step; None if the carry is read otherwise, or the sum is."""
     body = body_of(spec)
     carry, following = body.carries[i], body.next_carries[i]
@@ -86,7 +86,7 @@ def _plain(size: Any) -> Any:
     return size if known is None else known
 
 
-def _plus(first: Any, total: Any) -> Any:
+def plus(first: Any, total: Any) -> Any:
     """The sum of an initial value and a total, which is the total where the sum began with zeros of its sizes."""
     if first.op is BROADCAST and first.type == total.type and all(map(same_size, sizes(first), sizes(total))):
         zero = constant_value(first.inputs[0])
@@ -127,7 +127,7 @@ class _Change:
 
         def final(sums: list[Any], outputs: list[Any]) -> Any:
             a, b = (self._merged(p, outputs, turned) for p in places)
-            return _plus(self.given.carries[i], make(MATMUL, (swapaxes(a, 0, 1), b)))
+            return plus(self.given.carries[i], make(MATMUL, (swapaxes(a, 0, 1), b)))
 
         self.removed[i] = final
 
@@ -170,7 +170,7 @@ class _Change:
         self.carries.append((param, broadcast_to(constant(0, value.type.dtype), outside), param + value))
 
         def final(sums: list[Any], outputs: list[Any]) -> Any:
-            return _plus(self.given.carries[i], make(term.op, (sums[place], *as_size_nodes(targets)), term.params))
+            return plus(self.given.carries[i], make(term.op, (sums[place], *as_size_nodes(targets)), term.params))
 
         self.removed[i] = final
 

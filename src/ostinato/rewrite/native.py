@@ -10,10 +10,12 @@ from ostinato.graph import Graph
 from ostinato.rewrite.engine import Pass, run_passes
 from ostinato.rewrite.loop_accumulate import loop_accumulate
 from ostinato.rewrite.loop_prune import loop_prune
+from ostinato.rewrite.loop_to_map import loop_to_map
 
 NATIVE: tuple[Pass, ...] = (
     loop_accumulate,
     loop_prune,
+    loop_to_map,
 )
 
 

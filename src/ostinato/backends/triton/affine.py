@@ -16,15 +16,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from ostinato.backends.triton.batch import NoBatchError, batched
 from ostinato.backends.triton.slices import is_elementwise
 from ostinato.graph import Graph, Node, dependents, rebuild, topological
+from ostinato.ops.batch import NoBatchError
 from ostinato.ops.creation import arange
 from ostinato.ops.elementwise import where
 from ostinato.ops.leaf import constant, new_input
 from ostinato.ops.loop import Body, LoopInputs, LoopSpec, body_of, build_loop
 from ostinato.ops.op import OPS
 from ostinato.ops.sizes import broadcast_to
+from ostinato.rewrite.batching import batched
 from ostinato.types import TensorType
 
 # More steps than this, and fewer lanes than that, and a loop is cut.

@@ -17,7 +17,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from ostinato.backends.triton.batch import batched, can_batch
 from ostinato.backends.triton.slices import UNROLLED, Cuts, cuts_of, is_zero, pieces, side_by_side
 from ostinato.backends.triton.specialise import moved, with_constants, with_slices_moved
 from ostinato.graph import Graph, Node, dependents, make, rebuild, substitute, topological
@@ -30,6 +29,7 @@ from ostinato.ops.movement import CONCATENATE, DIMSHUFFLE, dimshuffle, reshape
 from ostinato.ops.op import OPS
 from ostinato.ops.reduce import SUM
 from ostinato.ops.sizes import BROADCAST, broadcast_to, sizes
+from ostinato.rewrite.batching import batched, can_batch
 from ostinato.types import TensorType
 
 _COSTLY = {"matmul", "gather", "cholesky", "solve", "solve_triangular", "matrix_inverse", "det", "slogdet", "cumsum"}
