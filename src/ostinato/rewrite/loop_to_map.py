@@ -38,7 +38,7 @@ from ostinato.ops.movement import (
     swapaxes,
 )
 from ostinato.ops.reduce import sum as sum_
-from ostinato.ops.sizes import same_size, sizes
+from ostinato.ops.sizes import is_met, same_size, sizes
 from ostinato.rewrite.batching import batched
 from ostinato.rewrite.engine import rewrite_pass
 from ostinato.rewrite.loop_accumulate import added_to, plus
@@ -238,12 +238,15 @@ def _within(own: list[frozenset[Any]], whole: list[frozenset[Any]]) -> bool:
 
 
 def _atoms_of(size: Any) -> frozenset[Any]:
-    """`where(a == 1, b, a)`, the size of what a and b broadcast to, is made of a and b."""
-    if isinstance(size, Node) and size.op.name == "where":
-        condition, b, a = size.inputs
-        if condition.op.name == "eq" and condition.inputs[0] is a and static_int(condition.inputs[1]) == 1:
-            return _atoms_of(a) | _atoms_of(b)
-    return frozenset([size])
+    """A size, or if it is what two sizes broadcast to, all that have met in it."""
+    found: dict[Any, None] = {}
+    waiting = [size]
+    while waiting:
+        s = waiting.pop()
+        if s not in found:
+            found[s] = None
+            waiting += s.inputs[1:] if isinstance(s, Node) and is_met(s) else ()
+    return frozenset(s for s in found if not (isinstance(s, Node) and is_met(s)))
 
 
 def first_rows(x: Any, steps: Any) -> Any:
