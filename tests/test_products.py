@@ -201,3 +201,24 @@ def test_gradient_of_a_stack_with_one_matrix() -> None:
         s, w, c = (RNG.normal(size=shape) for shape in ((5, 3, 4), (4, 2), (5, 3, 2)))
         for found, exact in zip(run(s, w, c), (c @ w.T, np.einsum("tij,tik->jk", s, c)), strict=True):
             np.testing.assert_allclose(found, exact, 1e-12)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("n", "m"), [(6, 6), (3, 7), (9, 3), (5, 13), (9, 2)])
+def test_small_matrices_of_known_sizes(dtype: str, n: int, m: int) -> None:
+    """Rows of few elements are one vector each, also of a transpose that the loop does not change."""
+    h, a, q = (T.tensor(dtype, shape, name) for shape, name in (((n, m), "h"), ((m, m), "a"), ((n, n), "q")))
+
+    def step(h: Any, a: Any, q: Any) -> Any:
+        moved = T.dot(T.dot(q.T, h), a.T)
+        return T.tanh(moved + T.dot(h, a)) / (2.0 + T.sum(h[0] * h[0]))
+
+    states, _ = ostinato.scan(step, outputs_info=h, non_sequences=[a, q], n_steps=5)
+    f = ostinato.function([h, a, q], states, mode="native")
+    state, by, rows = (RNG.normal(size=s).astype(dtype) for s in ((n, m), (m, m), (n, n)))
+    got, wanted = f(state, by, rows), state.astype("float64")
+    for k in range(5):
+        wanted = np.tanh(rows.T @ wanted @ by.T + wanted @ by) / (2.0 + (wanted[0] ** 2).sum())
+        np.testing.assert_allclose(got[k], wanted, rtol=200 * TOLERANCE[dtype], atol=10 * TOLERANCE[dtype])
+    if (n, m) == (6, 6):
+        assert "for 6 x 6 elements, 6 at a time" in f.explain()

@@ -201,6 +201,8 @@ Stmt = Let | Store | Alloc | Fail | Call | CallOut | Data | Extern | Split | For
 
 # Nested loops of so many iterations are written out.
 _UNROLLED = 16
+# The fewest elements of a row that are computed as one vector.
+_FEWEST_AT_ONCE = 3
 
 # (name, dtypes of the operands, dtype of the result) -> whether a backend has this scalar operation.
 Knows = Callable[[str, Sequence[str], str], bool]
@@ -218,7 +220,7 @@ class Nest:
     knows : the scalar operations of the backend for which it is made; None for any.
     called_out : nodes that call their reference, whatever rule they have.
     whole : loops that are not divided into lanes.
-    tiles : whether the backend makes iterations of a loop that is a tile many at a time; None for none at all.
+    tiles : whether the backend makes iterations of a loop many at a time; None for none at all.
     untiled : loops of which it cannot.
     panels : the columns of a panel of a packed matrix, for dtypes with kernels of products.
     sites : the node of each `CallOut`.
@@ -472,6 +474,8 @@ class Nest:
             if len(done) == len(stops):
                 return body(done)
             stop = stops[len(done)]
+            if len(done) == len(stops) - 1 >= 1 and self._as_one_vector(stop, lambda i: body([*done, i])):
+                return None
             if isinstance(stop, Const) and (stop.value == 1 or len(done) >= unrolled):
                 for i in range(stop.value):
                     nest([*done, self.const(i)])
@@ -481,6 +485,17 @@ class Nest:
             return None
 
         nest([])
+
+    def _as_one_vector(self, stop: Expr, body: Callable[[Expr], None]) -> bool:
+        """Write a loop of few iterations, of a number known beforehand, if a backend makes all of them at once."""
+        if self.tiles is None or not isinstance(stop, Const) or not _FEWEST_AT_ONCE <= stop.value <= _UNROLLED:
+            return False
+        with self.loop(stop, parallel=True) as loop:
+            body(loop.var)
+        if self.tiles(loop):
+            return True
+        self._cursor.pop()
+        return False
 
 
 # ---- text -----------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from ostinato.graph import Graph, Node
-from ostinato.lower.arrays import Array, Memory, in_memory, is_one, new_array, start_of
+from ostinato.lower.arrays import Array, Memory, copied, in_memory, is_one, new_array, start_of
 from ostinato.lower.loopnest import Expr, For, Nest, Split
 from ostinato.lower.scalarize import Block
 from ostinato.printing import standalone
@@ -41,6 +41,26 @@ def product(block: Block, node: Node) -> Array | None:
     flipped = fixed._replace(is_transposed=not fixed.is_transposed)
     result = _multiplied(block, node, column, flipped)
     return None if result is None else _transposed(block, result)
+
+
+def turned(block: Block, node: Node) -> Array | None:
+    """A transpose that a loop does not change, its rows put in order before the loop; None for any other matrix."""
+    fixed = _fixed(block, node)
+    if fixed is None:
+        return None
+    outside, key = fixed.block, (fixed.loop, fixed.node, fixed.is_transposed)
+    if key in outside.turned:
+        return outside.turned[key]
+    value = outside.array(fixed.node)
+    if value.memory is None:
+        return None
+    value = _transposed(block, value) if fixed.is_transposed else value
+    assert value.memory is not None
+    if is_one(value.memory.strides[1]):
+        return None
+    with block.nest.before(fixed.loop):
+        outside.turned[key] = copied(block.nest, value)
+    return outside.turned[key]
 
 
 def only_packed(nest: Nest, body: Graph) -> set[Node]:

@@ -89,7 +89,9 @@ def _is_small(node: Node) -> bool:
 
 def _written_out(block: Block, node: Node) -> Array:
     """A product that is not computed yet: an element is a sum of products."""
-    a, b = (_readable_often(block, i) for i in node.inputs)
+    in_loops = not is_tiny(block.sizes(node))  # then the rows of a are not known beforehand
+    a = block.in_memory(node.inputs[0]) if in_loops else _readable_often(block, node.inputs[0])
+    b = (packing.turned(block, node.inputs[1]) if in_loops else None) or _readable_often(block, node.inputs[1])
     dtype, inner = node.type.dtype, node.inputs[0].type.shape[-1]
 
     def at(index: Sequence[Expr]) -> Expr:

@@ -92,7 +92,8 @@ class Block:
         enclosing: Enclosing | None = None,
     ) -> None:
         self.nest, self.enclosing = nest, enclosing
-        self.packed: dict[Any, Expr] = {}  # see `products`
+        self.packed: dict[Any, Expr] = {}  # see `packing`
+        self.turned: dict[Any, Array] = {}
         self.given_away: set[tuple[Node, int]] = set()
         self.values: dict[Node, Value] = dict(params)
         self.uses: Counter[Node] = Counter(r for r in graph.results if r not in recorded)

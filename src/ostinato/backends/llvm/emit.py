@@ -481,10 +481,13 @@ class Emitter:
     def loop(self, stmt: For) -> None:
         for pointer in _written(stmt.body):  # what is known of it holds in the first iteration only
             self.forget(pointer)
+        widths = vector_widths(stmt)
+        if isinstance(stmt.stop, Const) and widths == [stmt.stop.value]:
+            self.define(stmt.var, I64(0))
+            return VectorBody(self, stmt, widths[0]).emit()
         stop = self.value(stmt.stop)
         inits = [self.value(c.init) for c in stmt.carried]
         start: Any = I64(0)
-        widths = vector_widths(stmt)
         for width in widths:  # ever narrower, each from where the one before stopped
             overlaps = stmt.tile and width == widths[-1]
             start = self._overlapping(stmt, width, start, stop) if overlaps else self._vectors(stmt, width, start, stop)

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 # Bytes of a vector register; wider vectors are split by the code generator.
 _REGISTER = 32
+# The fewest iterations that are worth a vector of their own.
+_FEWEST = 3
 _ANY_DTYPE = {"where", "cast"}
 # What may be combined in any order, and what it starts from; None for the first element.
 _COMBINING: dict[str, float | None] = {"add": 0.0, "mul": 1.0, "maximum": None, "minimum": None}
@@ -48,6 +50,8 @@ def vector_widths(loop: For) -> list[int]:
     # A sum carried through an inner loop waits for the sum before: several registers keep the machine busy.
     sums = max([len(s.carried) for s in loop.body if isinstance(s, For)], default=0)
     wanted = [2 * lanes] if not sums else [max(8 // sums, 2) * lanes, lanes]
+    if isinstance(loop.stop, Const) and _FEWEST <= loop.stop.value < wanted[-1]:
+        return [loop.stop.value]  # a single vector
     return [w for w in wanted if not isinstance(loop.stop, Const) or loop.stop.value >= w]
 
 
@@ -58,7 +62,12 @@ def _registers() -> int:
     A step of a tile waits for the step before: eight vectors keep a machine busy that starts two operations per cycle
     and has the result four cycles later.
     """
-    return 32 if llvm.get_host_cpu_features().get("avx512vl") else 16
+    return 32 if _has_avx512() else 16
+
+
+@cache
+def _has_avx512() -> bool:
+    return bool(llvm.get_host_cpu_features().get("avx512vl"))
 
 
 def _tile_widths(loop: For) -> list[int]:
@@ -66,7 +75,7 @@ def _tile_widths(loop: For) -> list[int]:
     check = _Check(loop, None)
     if not all(check.statement(s) for s in loop.body):
         return []
-    lanes = _REGISTER // max(map(item_size, check.dtypes), default=8)
+    lanes = (64 if _has_avx512() else _REGISTER) // max(map(item_size, check.dtypes), default=8)
     carried = sum(check.slopes.of(c.var) is None for s in loop.body if isinstance(s, For) for c in s.carried)
     many = next((n for n in (8, 4, 2) if n * carried <= _registers()), 1)
     wanted = [lanes * n for n in dict.fromkeys((many, 1))]
