@@ -36,6 +36,7 @@ from ostinato.scan_arguments import (
     State,
     listed,
     read_checkpoint,
+    read_parallel,
     read_sequence,
     read_state,
     read_trip_count,
@@ -304,6 +305,7 @@ def _build(
     strict: bool,
     checkpoint: Any = None,
     keep: Any = None,
+    parallel: Any = "auto",
 ) -> _Built:
     reads = [read_sequence(s, i) for i, s in enumerate(listed(sequences))]
     infos = [read_state(s, i) for i, s in enumerate(listed(outputs_info))]
@@ -317,7 +319,12 @@ def _build(
     views = tuple([s.view(k, go_backwards) for s in reads for k in s.taps])
     kept = Kept(read_keep(keep, len(body.outputs), trace.label), [describe(o) for o in body.outputs])
     body, given = kept.extended(body, LoopInputs(n, views, tuple(inits), ()))
-    loop = kept.thinned(build_loop(body, given, truncate, name, read_checkpoint(checkpoint)))
+    parallel = read_parallel(parallel)
+    loop = kept.thinned(build_loop(body, given, truncate, name, read_checkpoint(checkpoint), parallel))
+    if parallel is True:
+        from ostinato.rewrite.associative import check_composable
+
+        check_composable(loop.trips_done.inputs[0], trace.label)
     updated = [v for v, _ in trace.step.updates]
     changed = loop.finals[len(inits) - len(updated) : len(inits)]
 
@@ -419,6 +426,7 @@ def scan(
     return_list: bool = False,
     checkpoint: int | str | None = None,
     keep: Any = None,
+    parallel: bool | str = "auto",
 ) -> tuple[Any, Updates]:
     """A loop from one symbolic step.
 
@@ -459,6 +467,12 @@ def scan(
     keep : "all", "last", every(k), at(indices), or a list of these, optional
         Which steps of an output are kept, one entry per output or one for all; nothing else is stored. With
         "last" the output has no dimension of steps. See `every` and `at`.
+    parallel : bool or "auto"
+        True: chunks of the steps run side by side, which fills vectors and can be divided among threads. The states
+        must be of a kind whose steps can be composed before the states are known: affine in the state (sums,
+        products, moving averages, filters, gated linear networks, products of matrices), running extremes,
+        logsumexp and the like. Results differ by roundings. "auto" and False: one step after the other;
+        for "auto" `Function.explain` tells where True would be possible.
     mode, profile, allow_gc
         Accepted for Theano's sake: a loop is compiled with the function around it.
 
@@ -494,6 +508,7 @@ def scan(
         strict,
         checkpoint,
         keep,
+        parallel,
     )
     return _returned(built.outputs, return_list), built.updates
 

@@ -16,7 +16,7 @@ from ostinato.ops.control import check_rows, trip_count
 from ostinato.ops.elementwise import cast, maximum, minimum
 from ostinato.ops.indexing import set_subtensor
 from ostinato.ops.leaf import CONSTANT, as_int_scalar, constant, describe, new_input, static_int
-from ostinato.ops.loop import Checkpoint
+from ostinato.ops.loop import Checkpoint, Parallel
 from ostinato.ops.sizes import as_size_node, sizes
 from ostinato.types import INTEGERS, TensorType, is_lossless
 from ostinato.values import as_variable, convert, is_weak
@@ -343,3 +343,12 @@ def read_checkpoint(given: Any) -> Checkpoint | None:
         "checkpoint is None, 'auto', 'none', how many steps there are between two states that are kept (at least 1), "
         f"or a number of bytes such as '64MB', not {given!r}"
     )
+
+
+def read_parallel(given: Any) -> Parallel:
+    """Whether chunks of steps may run side by side."""
+    if isinstance(given, (bool, np.bool_)):
+        return bool(given)
+    if isinstance(given, str) and given == "auto":
+        return "auto"
+    raise OstinatoValueError(f'parallel is True, False or "auto", not {given!r}')

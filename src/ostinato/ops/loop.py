@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -48,6 +48,9 @@ class Checkpoint:
     shared: bool = False
 
 
+Parallel = bool | Literal["auto"]
+
+
 @dataclass(frozen=True)
 class LoopSpec:
     """The static part of a Loop.
@@ -62,6 +65,8 @@ class LoopSpec:
     thinning : per output which invariant says that only each so many-th step is recorded; None for every step.
         Shorter than the outputs, it stands for all of them that follow, too.
     checkpoint : what a derivative may keep of the steps; see `rewrite.checkpoints`. None leaves it to others.
+    parallel : whether chunks of steps may run side by side, which changes roundings; see `rewrite.loop_affine`.
+        "auto" leaves it as it is, and tells where it could be; loops of derivatives are not told of.
     """
 
     body: Graph
@@ -72,6 +77,7 @@ class LoopSpec:
     name: str | None = None
     thinning: tuple[int | None, ...] = ()
     checkpoint: Checkpoint | None = None
+    parallel: Parallel = False
 
     @property
     def n_outputs(self) -> int:
@@ -321,6 +327,7 @@ def build_loop(
     truncate: int | None = None,
     name: str | None = None,
     checkpoint: Checkpoint | None = None,
+    parallel: Parallel = False,
 ) -> LoopResults:
     """A Loop from a body that may use variables of the outside: they become invariants.
 
@@ -351,6 +358,7 @@ def build_loop(
         truncate,
         name,
         checkpoint=checkpoint,
+        parallel=parallel,
     )
     flat = (given.trip_count, *given.sequences, *given.carries, *captured)
     return results_of(make(LOOP, flat, (spec,)))

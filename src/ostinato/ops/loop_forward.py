@@ -120,6 +120,7 @@ class _Pushed:
             truncate=spec.truncate,
             name=f"tangent of {spec.name or 'loop'}",
             checkpoint=spec.checkpoint,
+            parallel=spec.parallel is True,
         )
         recorded = enumerate([*range(spec.n_outputs), *self.outputs])
         counts = {k: given.invariants[at] for k, j in recorded if (at := spec.thinned(j)) is not None}

@@ -335,5 +335,6 @@ def _backward_loop(reverse: _ReversedBody, reading: _Reading, cotangents: list[A
         Body(t, tuple(sequences), tuple(carries), (), (*results[:n], *next_sums), tuple(results[n + s :]), None),
         LoopInputs(reading.back, tuple(sequences.values()), tuple(inits), ()),
         name=f"gradient of {reverse.spec.name or 'loop'}",
+        parallel=reverse.spec.parallel is True,
     )
     return loop.finals, loop.outputs

@@ -9,6 +9,7 @@ from __future__ import annotations
 from ostinato.graph import Graph
 from ostinato.rewrite.engine import Pass, run_passes
 from ostinato.rewrite.loop_accumulate import loop_accumulate
+from ostinato.rewrite.loop_affine import loop_affine
 from ostinato.rewrite.loop_prune import loop_prune
 from ostinato.rewrite.loop_to_map import loop_to_map
 
@@ -16,6 +17,8 @@ NATIVE: tuple[Pass, ...] = (
     loop_accumulate,
     loop_prune,
     loop_to_map,
+    loop_affine,
+    loop_prune,
 )
 
 

@@ -1,0 +1,319 @@
+"""loop_affine: loops whose steps can be composed without their state run as chunks side by side, where they may.
+
+before:  h = loop(n, a, b, h0; h' = a[t] * h + b[t])           # parallel=True
+after:   A, B   = loop(L, a, b in chunks; A' = a A, B' = a B + b)     # what each of P chunks of L steps does to a state
+         starts = loop(P, A, B, h0; h' = A h + B)              # the state before each chunk
+         h      = loop(L, a, b in chunks, starts; h' = a h + b)       # all chunks, each from its own start
+         h      = h, and the n - P L steps that are left, one after the other
+
+The chunks are elements beside each other, which fill vectors and can be divided among threads. Which steps can be
+composed is found in `associative`. Groups of states that read others wait for these: while those run from their
+starts, what the chunks do to the next group is composed. What else a step computes is done where the states are
+there; what has no form for all chunks at once, in a loop of its own, step by step. The number of chunks depends
+on the number of steps and the sizes of states alone, so results do not depend on the number of threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import islice
+from typing import Any
+
+from ostinato.graph import Graph, Node, dependents, redirect, substitute, topological
+from ostinato.ops.creation import arange
+from ostinato.ops.elementwise import maximum, minimum, where
+from ostinato.ops.leaf import constant, new_input
+from ostinato.ops.loop import (
+    COUNT,
+    LOOP,
+    Body,
+    LoopInputs,
+    LoopSpec,
+    build_loop,
+    results_of,
+    split,
+)
+from ostinato.ops.movement import concatenate, dimshuffle, reshape
+from ostinato.ops.sizes import product, sizes
+from ostinato.rewrite.associative import Group, Maps, Obstacle, composable, groups_of, seen_from_outside
+from ostinato.rewrite.batching import batched, can_batch
+from ostinato.rewrite.engine import rewrite_pass
+from ostinato.rewrite.notes import called, tell
+
+# A chunk has at least so many steps; all chunks together so many elements of a state, but two chunks at least.
+_STEPS, _ELEMENTS = 32, 64
+
+
+@rewrite_pass
+def loop_affine(graph: Graph) -> Graph:
+    """Run the loops of a graph that may be in chunks side by side, where their steps can be composed."""
+    alias: dict[Node, Any] = {}
+    for node in graph.nodes():
+        if node.op is LOOP and node.params[0].parallel:
+            alias.update(_in_chunks(node))
+    return Graph(graph.params, tuple(redirect(graph.results, alias))) if alias else graph
+
+
+def _in_chunks(node: Node) -> dict[Node, Any]:
+    spec: LoopSpec = node.params[0]
+    if spec.has_until or not spec.n_carries:
+        return {}
+    body, known = seen_from_outside(node)
+    groups = groups_of(body, known)
+    chosen = composable(body, groups)
+    if not chosen:
+        return {}
+    what = " and ".join(dict.fromkeys([_maps(g).what for g in chosen]))
+    if spec.parallel == "auto":
+        if len(chosen) == len(groups):
+            tell(
+                f"loop_affine: {called(spec)} stays sequential; its steps can be composed ({what}): with "
+                "scan(..., parallel=True) it would run as chunks side by side."
+            )
+        return {}
+    cut = _Cut(node, groups, chosen)
+    alias = cut.alias()
+    if any(before.type != after.type for before, after in alias.items()):
+        return {}
+    part = "" if len(chosen) == len(groups) else " in some of its states"
+    tell(f"loop_affine: {called(spec)} is {what}{part}: runs as up to {_ELEMENTS} chunks side by side.")
+    return alias
+
+
+def _maps(group: Group) -> Maps:
+    assert not isinstance(group.maps, Obstacle)
+    return group.maps
+
+
+class _Cut:
+    """A Loop being cut into chunks.
+
+    Attributes
+    ----------
+    running : for carries of groups that are done with, by number, the states before each chunk.
+    columns : for nodes of the body their values at all steps of all chunks, (L, P, ...).
+    """
+
+    def __init__(self, node: Node, groups: Sequence[Group], chosen: list[Group]) -> None:
+        self.node, self.groups, self.chosen = node, groups, chosen
+        self.spec: LoopSpec = node.params[0]
+        self.given = split(self.spec, node.inputs)
+        self.body, self.known = seen_from_outside(node)
+        self.mine = {i for g in chosen for i in g.carries}
+        self.states = {i: self.body.carries[i] for i in self.mine}
+        self.depth = {i: g.depth for g in chosen for i in g.carries}
+        self.running: dict[int, Any] = {}
+        self.finals: dict[int, Any] = {}
+        self.columns: dict[Node, Any] = {}
+        self.lengths: dict[tuple[int, ...], int] = {}  # how many parts composed maps of a group have
+        self.fixed: dict[tuple[int, ...], int] = {}  # and how many of them are the same for all chunks
+        self._divide()
+
+    def _divide(self) -> None:
+        """How many chunks of how many steps, and the sequences in chunks."""
+        n = self.given.trip_count
+        widest: Any = constant(1, "int64")
+        for i in self.mine:
+            widest = maximum(widest, product(sizes(self.given.carries[i])))
+        most = maximum(constant(_ELEMENTS, "int64") // maximum(widest, 1), 2)
+        chunks = minimum(maximum(n, 0) // _STEPS, most)
+        self.chunks = where(chunks > 1, chunks, 0)
+        self.steps = where(self.chunks > 0, n // maximum(self.chunks, 1), 0)
+        self.done = self.chunks * self.steps
+        self.rows = [self._chunked(x) for x in self.given.sequences]
+
+    def _chunked(self, x: Any) -> Any:
+        """(n, ...) as (L, P, ...): step by step what all chunks read."""
+        cut = reshape(x[: self.done], [self.chunks, self.steps, *sizes(x)[1:]])
+        return dimshuffle(cut, [1, 0, *range(2, cut.type.ndim)])
+
+    # ---- what is done when ----
+
+    def alias(self) -> dict[Node, Any]:
+        """For each result of the loop what takes its place."""
+        late, self.early = self._divided_outputs()
+        recorded = list(dict.fromkeys([*self.early, *(self._read_late(late) if late or self._rest() else [])]))
+        stages = max([self.depth[i] for i in self.mine] + [1 + self._deepest(r) for r in recorded])
+        for s in range(1, stages + 1):
+            self._stage(s, [r for r in recorded if self._deepest(r) + 1 == s])
+        left = self._left_over(recorded)
+        whole = {r: self._joined(self.columns[r], y) for r, y in zip(recorded, left.outputs, strict=True)}
+        finals: dict[int, Any] = dict(zip(sorted(self.mine), left.finals, strict=True))
+        outputs = {y: whole[y] for y in self.early}
+        if late or self._rest():
+            self._step_by_step(late, whole, finals, outputs)
+        return self._placed(finals, outputs)
+
+    def _rest(self) -> list[int]:
+        """The carries whose steps are made one after the other."""
+        return [i for i in range(len(self.body.carries)) if i not in self.mine]
+
+    def _divided_outputs(self) -> tuple[list[Node], list[Node]]:
+        """What is recorded step by step, and what in chunks."""
+        others = {self.body.carries[i] for i in self._rest()}
+        sources = {self.body.t, *self.body.sequences, *self.states.values()}
+        late: list[Node] = []
+        early: list[Node] = []
+        for y in dict.fromkeys(self.body.outputs):
+            stays = bool(dependents([y], others)) or not can_batch([y], sources)
+            (late if stays else early).append(y)
+        return late, early
+
+    def _read_late(self, late: list[Node]) -> list[Node]:
+        """The states that are read step by step, which are recorded for it."""
+        roots = [*late, *[self.body.next_carries[i] for i in self._rest()]]
+        below = set(topological(roots))
+        return [c for c in self.states.values() if c in below]
+
+    def _deepest(self, root: Node) -> int:
+        below = set(topological([root]))
+        return max([self.depth[i] for i, c in self.states.items() if c in below], default=0)
+
+    # ---- all chunks ----
+
+    def _stage(self, s: int, recorded: list[Node]) -> None:
+        """Run the groups before this one in all chunks, record what they suffice for, and compose this one's maps."""
+        groups = [g for g in self.chosen if g.depth == s]
+        step = substitute([e for g in groups for e in _maps(g).step], self.known)
+        running = self._needed([*step, *recorded])
+        body, t = self.body, new_input(COUNT, "t")
+        rows = [
+            new_input(x.type.with_shape(x.type.shape[1:]), p.name)
+            for x, p in zip(self.rows, body.sequences, strict=True)
+        ]
+        table: dict[Node, Any] = dict(zip(body.sequences, rows, strict=True))
+        table[body.t] = arange(self.chunks) * self.steps + t
+        starts = [self.running[i] for i in running]
+        states = [new_input(x.type, body.carries[i].name) for x, i in zip(starts, running, strict=True)]
+        table |= {body.carries[i]: p for i, p in zip(running, states, strict=True)}
+        moved = batched([body.next_carries[i] for i in running], table, self.chunks)
+        outputs = batched(recorded, table, self.chunks)
+        inits: list[Any] = []
+        params, nexts = [], []
+        own = iter(step)
+        for g in groups:
+            first, held, composed = self._composition(_maps(g), [next(own) for _ in _maps(g).step], table)
+            inits += first
+            params += held
+            nexts += composed
+        made = build_loop(
+            Body(t, tuple(rows), (*states, *params), (), (*moved, *nexts), tuple(outputs), None),
+            LoopInputs(self.steps, tuple(self.rows), (*starts, *inits), ()),
+            name=self.spec.name,
+        )
+        self.columns.update(zip(recorded, made.outputs, strict=True))
+        found = iter(made.finals[len(states) :])
+        for g in groups:
+            self._start_chunks(g, list(islice(found, self.lengths[g.carries])))
+
+    def _composition(
+        self, maps: Maps, step: list[Any], table: dict[Node, Any]
+    ) -> tuple[list[Any], list[Any], list[Any]]:
+        """What composes maps in all chunks: initial values, params and next values of carries.
+
+        Factors that are the same at all steps are composed once for all chunks.
+        """
+        own, composed = maps.n_factors
+        fixed = not dependents(step[:own], table.keys())
+        first = substitute(maps.identity([self.chunks], [] if fixed else [self.chunks]), self.known)
+        held = [new_input(x.type) for x in first]
+        then = step[:own] if fixed else batched(step[:own], table, self.chunks)
+        then = [*then, *batched(step[own:], table, self.chunks)]
+        self.lengths[maps.carries] = len(first)
+        self.fixed[maps.carries] = composed if fixed else 0
+        return first, held, maps.compose(held, then)
+
+    def _needed(self, roots: Sequence[Node]) -> list[int]:
+        """The carries that run in this stage."""
+        needed: set[int] = set()
+        while True:
+            below = set(topological([*roots, *[self.body.next_carries[i] for i in needed]]))
+            grown = {i for i, c in self.states.items() if c in below}
+            if grown == needed:
+                return sorted(needed)
+            needed = grown
+
+    def _start_chunks(self, group: Group, composed: list[Any]) -> None:
+        """The states before each chunk, and after the last one."""
+        t, fixed = new_input(COUNT, "t"), self.fixed[group.carries]
+        rows = list(map(_row_of, composed[fixed:]))
+        inits = [self.given.carries[i] for i in group.carries]
+        states = [new_input(self.body.carries[i].type, self.body.carries[i].name) for i in group.carries]
+        nexts = substitute(_maps(group).apply([*composed[:fixed], *rows], states), self.known)
+        made = build_loop(
+            Body(t, tuple(rows), tuple(states), (), tuple(nexts), tuple(states), None),
+            LoopInputs(self.chunks, tuple(composed[fixed:]), tuple(inits), ()),
+            name=self.spec.name,
+        )
+        self.running.update(zip(group.carries, made.outputs, strict=True))
+        self.finals.update(zip(group.carries, made.finals, strict=True))
+
+    # ---- what is left ----
+
+    def _left_over(self, recorded: list[Node]) -> Any:
+        """The steps that are left when all chunks have as many."""
+        body, mine, t = self.body, sorted(self.mine), new_input(COUNT, "t")
+        results = substitute([*[body.next_carries[i] for i in mine], *recorded], {body.t: t + self.done})
+        return build_loop(
+            Body(
+                t,
+                body.sequences,
+                tuple([body.carries[i] for i in mine]),
+                (),
+                tuple(results[: len(mine)]),
+                tuple(results[len(mine) :]),
+                None,
+            ),
+            LoopInputs(
+                self.given.trip_count - self.done,
+                tuple([x[self.done :] for x in self.given.sequences]),
+                tuple([self.finals[i] for i in mine]),
+                (),
+            ),
+            name=self.spec.name,
+        )
+
+    def _joined(self, column: Any, left: Any) -> Any:
+        """What all chunks recorded, (L, P, ...), and what was left over, as (n, ...)."""
+        turned = dimshuffle(column, [1, 0, *range(2, column.type.ndim)])
+        return concatenate([reshape(turned, [self.done, *sizes(left)[1:]]), left])
+
+    def _step_by_step(
+        self, late: list[Node], whole: dict[Node, Any], finals: dict[int, Any], outputs: dict[Node, Any]
+    ) -> None:
+        """The loop without the states that are there already: it reads them."""
+        body, rest = self.body, self._rest()
+        states = self._read_late(late)
+        made = build_loop(
+            Body(
+                body.t,
+                (*body.sequences, *states),
+                tuple([body.carries[i] for i in rest]),
+                (),
+                tuple([body.next_carries[i] for i in rest]),
+                tuple(late),
+                None,
+            ),
+            LoopInputs(
+                self.given.trip_count,
+                (*self.given.sequences, *[whole[c] for c in states]),
+                tuple([self.given.carries[i] for i in rest]),
+                (),
+            ),
+            name=self.spec.name,
+        )
+        finals.update(zip(rest, made.finals, strict=True))
+        outputs.update(zip(late, made.outputs, strict=True))
+
+    def _placed(self, finals: dict[int, Any], outputs: dict[Node, Any]) -> dict[Node, Any]:
+        old = results_of(self.node)
+        found = {old.finals[i]: f for i, f in finals.items()}
+        for j, y in enumerate(self.body.outputs):
+            every = self.spec.thinned(j)
+            rows = outputs[y]
+            found[old.outputs[j]] = rows if every is None else rows[:: self.given.invariants[every]]
+        return {**found, old.trips_done: self.given.trip_count}
+
+
+def _row_of(x: Any) -> Any:
+    return new_input(x.type.with_shape(x.type.shape[1:]))
