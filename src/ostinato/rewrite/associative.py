@@ -32,6 +32,7 @@ from ostinato.ops.op import OPS
 from ostinato.ops.sizes import as_size_nodes, broadcast_to, same_size, sizes
 from ostinato.printing import short
 from ostinato.rewrite.batching import can_batch
+from ostinato.types import TensorType
 
 
 class Obstacle(NamedTuple):
@@ -232,7 +233,8 @@ def linear_forms(values: Sequence[Node], carries: Mapping[Node, int], extent: Se
         else:
             like = next(iter(carries))
             form = None
-            if node.type.ndim == like.type.ndim and node.type.dtype == like.type.dtype:
+            type_ = node.type
+            if isinstance(type_, TensorType) and (type_.ndim, type_.dtype) == (like.type.ndim, like.type.dtype):
                 form = _combined(node, extent, [found[i] for i in node.inputs])
             if form is None:
                 return node
