@@ -68,7 +68,7 @@ def lower_graph(
         no use for it.
     """
     with listening() as notes:
-        program = _lowered_at_last(rewrite_for_native(graph), knows, optimistic, panels, tiles)
+        program = _lowered_at_last(rewrite_for_native(graph, optimistic), knows, optimistic, panels, tiles)
     return replace(program, notes=tuple(notes))
 
 

@@ -12,8 +12,10 @@ from ostinato.rewrite.loop_accumulate import loop_accumulate
 from ostinato.rewrite.loop_affine import loop_affine
 from ostinato.rewrite.loop_prune import loop_prune
 from ostinato.rewrite.loop_to_map import loop_to_map
+from ostinato.rewrite.sums_together import sums_together
 
 NATIVE: tuple[Pass, ...] = (
+    sums_together,
     loop_accumulate,
     loop_prune,
     loop_to_map,
@@ -22,6 +24,10 @@ NATIVE: tuple[Pass, ...] = (
 )
 
 
-def rewrite_for_native(graph: Graph) -> Graph:
+# Those that take sizes for equal which meet, as optimistic lowering does; see `lower.integers`.
+OPTIMISTIC = frozenset({sums_together})
+
+
+def rewrite_for_native(graph: Graph, optimistic: bool = True) -> Graph:
     """The graph as it is lowered to native code."""
-    return run_passes(graph, NATIVE)
+    return run_passes(graph, [p for p in NATIVE if optimistic or p not in OPTIMISTIC])
