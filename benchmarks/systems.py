@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import functools
 import importlib.metadata
+import inspect
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
+import compiled_c
 from suite import FORWARD, Arguments, Workload
 from table import seconds
 
@@ -38,11 +41,15 @@ class System(ABC):
         """The method by which a workload says what this system does."""
 
     def can(self, workload: Workload, kind: str) -> bool:
-        return workload.has(self.method(kind))
+        return kind in workload.kinds and workload.has(self.method(kind))
 
     @abstractmethod
     def build(self, workload: Workload, kind: str, arguments: Arguments, tune: bool = True) -> Runner:
         """Trace, compile, bring the arguments into place; choose among variants by time, if told to tune."""
+
+    def has_forms(self, workload: Workload) -> bool:
+        """Whether a build that is told to tune has something to choose from."""
+        return False
 
     def wake(self) -> None:
         """Import what a build needs, and start what starts once in a process."""
@@ -64,7 +71,15 @@ class Symbolic(System):
         """The tensor module and the module that has function and scan."""
 
     def scan(self, *args: Any, **options: Any) -> Any:
+        """The outputs of a scan alone."""
         return self.parts()[1].scan(*args, **options)[0]
+
+    def until(self, condition: Any) -> Any:
+        return self.parts()[1].until(condition)
+
+    def streams(self, seed: int) -> Any:
+        """Random numbers, for systems that draw in a step."""
+        raise NotImplementedError
 
     def graph(self, workload: Workload, kind: str, arguments: Arguments) -> tuple[list[Any], list[Any]]:
         """Inputs and outputs."""
@@ -74,11 +89,21 @@ class Symbolic(System):
             array = np.asarray(value)
             shape = array.shape if name in workload.static else (None,) * array.ndim
             inputs[name] = T.tensor(dtype=str(array.dtype), shape=shape, name=name)
-        results = workload.symbolic(T, self.scan, **inputs)  # type: ignore[attr-defined]
+        results = workload.symbolic(T, Words(self), **inputs)  # type: ignore[attr-defined]
         if kind == FORWARD:
             return list(inputs.values()), results
         cost = workload.cost(results, inputs)
         return list(inputs.values()), [cost, *T.grad(cost, [inputs[n] for n in workload.wrt])]
+
+
+class Words:
+    """What a symbolic workload says besides tensors: it is called as scan, and has what a step may use."""
+
+    def __init__(self, system: Symbolic) -> None:
+        self.until, self.streams, self._scan = system.until, system.streams, system.scan
+
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        return self._scan(*args, **options)
 
 
 class Ostinato(Symbolic):
@@ -100,6 +125,11 @@ class Ostinato(Symbolic):
         import ostinato.tensor
 
         return ostinato.tensor, ostinato
+
+    def streams(self, seed: int) -> Any:
+        import ostinato
+
+        return ostinato.RandomStreams(seed)
 
     def build(self, workload: Workload, kind: str, arguments: Arguments, tune: bool = True) -> Runner:
         import ostinato
@@ -125,6 +155,14 @@ class PyTensor(Symbolic):
     def scan(self, *args: Any, **options: Any) -> Any:
         return super().scan(*args, **options, return_list=False)
 
+    def until(self, condition: Any) -> Any:
+        from pytensor.scan.utils import until
+
+        return until(condition)
+
+    def can(self, workload: Workload, kind: str) -> bool:
+        return super().can(workload, kind) and getattr(workload, "pytensor", True)
+
     def build(self, workload: Workload, kind: str, arguments: Arguments, tune: bool = True) -> Runner:
         import pytensor
 
@@ -142,25 +180,35 @@ class JAX(System):
     def method(self, kind: str) -> str:
         return "jax"
 
+    def can(self, workload: Workload, kind: str) -> bool:
+        return super().can(workload, kind) and (kind == FORWARD or getattr(workload, "jax_gradient", True))
+
+    def has_forms(self, workload: Workload) -> bool:
+        return True
+
     def build(self, workload: Workload, kind: str, arguments: Arguments, tune: bool = True) -> Runner:
-        unrolls = workload.unrolls if tune else (1,)
-        return fastest([self.jitted(workload, kind, arguments, unroll) for unroll in unrolls])
+        if not tune:
+            return self.jitted(workload, kind, arguments, "jax", 1)
+        forms = [(form, unroll) for form in ("jax", "jax_other") if workload.has(form) for unroll in workload.unrolls]
+        forms += [("jax_associative", 0)] if workload.has("jax_associative") else []
+        return fastest([self.jitted(workload, kind, arguments, *form) for form in forms])
 
     def wake(self) -> None:
         import jax
 
         jax.block_until_ready(jax.device_put(np.zeros(1)))
 
-    def jitted(self, workload: Workload, kind: str, arguments: Arguments, unroll: int) -> Runner:
+    def jitted(self, workload: Workload, kind: str, arguments: Arguments, form: str, unroll: int) -> Runner:
+        """A function compiled from a form of a workload; one without scan has nothing to unroll."""
         import jax
 
         jax.config.update("jax_enable_x64", True)
         jax.config.update("jax_cpu_enable_async_dispatch", False)
         names = list(arguments)
-        scan = functools.partial(jax.lax.scan, unroll=unroll)
+        words = (jax, functools.partial(jax.lax.scan, unroll=unroll)) if unroll else (jax,)
 
         def forward(*values: Any) -> Any:
-            return workload.jax(jax, scan, **dict(zip(names, values, strict=True)))  # type: ignore[attr-defined]
+            return getattr(workload, form)(*words, **dict(zip(names, values, strict=True)))
 
         def cost(*values: Any) -> Any:
             return workload.cost(forward(*values), dict(zip(names, values, strict=True)))
@@ -188,9 +236,30 @@ class Numba(System):
     def build(self, workload: Workload, kind: str, arguments: Arguments, tune: bool = True) -> Runner:
         import numba
 
-        function = getattr(workload, self.method(kind))(numba.njit)
-        values = [float(v) if np.ndim(v) == 0 else np.asarray(v) for v in arguments.values()]
-        return functools.partial(function, *values)
+        njit = functools.partial(numba.njit, cache=True) if "NUMBA_CACHE_DIR" in os.environ else numba.njit
+        function = getattr(workload, self.method(kind))(njit)
+        return functools.partial(function, *plain(arguments))
+
+
+class C(System):
+    """Loops and derivatives written by hand and compiled by gcc for this machine: how fast it can be."""
+
+    name, package = "C", "gcc"
+
+    def version(self) -> str | None:
+        return compiled_c.version()
+
+    def wake(self) -> None:
+        compiled_c.library()
+
+    def method(self, kind: str) -> str:
+        return "c" if kind == FORWARD else "c_gradient"
+
+    def build(self, workload: Workload, kind: str, arguments: Arguments, tune: bool = True) -> Runner:
+        function = compiled_c.function(getattr(workload, self.method(kind)))
+        given = [np.ascontiguousarray(v) if np.ndim(v) else np.array(float(v)) for v in arguments.values()]
+        results = result_arrays(workload, kind, arguments)
+        return compiled_c.call(function, given, results)
 
 
 class Torch(System):
@@ -201,27 +270,45 @@ class Torch(System):
     def method(self, kind: str) -> str:
         return "torch"
 
+    def jit(self, torch: Any) -> Callable[[Any], Any]:
+        """What a workload passes its step through."""
+        return lambda step: step
+
     def build(self, workload: Workload, kind: str, arguments: Arguments, tune: bool = True) -> Runner:
         import torch
 
         torch.set_num_threads(1)
         tensors = {
-            n: torch.tensor(v, requires_grad=kind != FORWARD and n in workload.wrt) for n, v in arguments.items()
+            n: torch.tensor(v, dtype=None if isinstance(v, (int, np.ndarray)) else torch.float64)
+            for n, v in arguments.items()
         }
-        parameters = [tensors[n] for n in workload.wrt]
+        parameters = [tensors[n].requires_grad_() for n in workload.wrt] if kind != FORWARD else []
+        jit = self.jit(torch)
 
         def forward() -> Any:
-            with torch.inference_mode():
-                return workload.torch(torch, **tensors)  # type: ignore[attr-defined]
+            with torch.no_grad():
+                return workload.torch(torch, jit, **tensors)  # type: ignore[attr-defined]
 
         def gradient() -> Any:
-            cost = workload.cost(workload.torch(torch, **tensors), tensors)  # type: ignore[attr-defined]
+            cost = workload.cost(workload.torch(torch, jit, **tensors), tensors)  # type: ignore[attr-defined]
             return [cost.detach(), *torch.autograd.grad(cost, parameters)]
 
         return forward if kind == FORWARD else gradient
 
     def arrays(self, results: Any) -> list[Any]:
         return [r.numpy() for r in results]
+
+
+class TorchCompiled(Torch):
+    """With `torch.compile` of a step, where a workload has one apart."""
+
+    name = "torch.compile"
+
+    def can(self, workload: Workload, kind: str) -> bool:
+        return super().can(workload, kind) and "jit(" in inspect.getsource(type(workload).torch)  # type: ignore[attr-defined]
+
+    def jit(self, torch: Any) -> Callable[[Any], Any]:
+        return functools.partial(torch.compile, dynamic=False)
 
 
 class NumPy(System):
@@ -236,10 +323,23 @@ class NumPy(System):
         return functools.partial(getattr(workload, self.method(kind)), **arguments)
 
 
-SYSTEMS: dict[str, System] = {s.name: s for s in (Ostinato(), Numba(), JAX(), PyTensor(), Torch(), NumPy())}
+SYSTEMS: dict[str, System] = {s.name: s for s in (Ostinato(), C(), Numba(), JAX(), PyTensor(), Torch(), TorchCompiled(), NumPy())}
 
 
-def fastest(candidates: Sequence[Runner], rounds: int = 5) -> Runner:
+def plain(arguments: Arguments) -> list[Any]:
+    """Arguments as Python numbers and arrays."""
+    return [v if isinstance(v, int) else float(v) if np.ndim(v) == 0 else np.asarray(v) for v in arguments.values()]
+
+
+def result_arrays(workload: Workload, kind: str, arguments: Arguments) -> list[Any]:
+    """Empty arrays for results; networks compute in float32, and so do they where all their arrays are."""
+    dtype = np.result_type(*(v for v in arguments.values() if np.ndim(v)))
+    if kind == FORWARD:
+        return [np.zeros(np.shape(r), dtype) for r in workload.numpy(**arguments)]
+    return [np.zeros((), dtype), *(np.zeros(np.shape(arguments[n]), dtype) for n in workload.wrt)]
+
+
+def fastest(candidates: Sequence[Runner], rounds: int = 3) -> Runner:
     """The candidate whose best call is the shortest."""
     if len(candidates) == 1:
         return candidates[0]

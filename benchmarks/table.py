@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import statistics
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -30,13 +29,15 @@ def repeats(run: Callable[[], Any]) -> int:
     return times
 
 
-def ratio(theirs: Sequence[float], ours: Sequence[float]) -> str:
-    """How many times as long as we they take: the median over the rounds."""
-    return figures(statistics.median(t / o for t, o in zip(theirs, ours, strict=True)))
+def three_digits(value: float) -> float:
+    """What is kept of a measurement."""
+    return float(f"{value:.3g}")
 
 
 def figures(value: float) -> str:
     """Two digits: more is not to be had from such a measurement."""
+    if value == 0:
+        return "0"
     rounded = float(f"{value:.2g}")
     return f"{rounded:.{max(0, 1 - math.floor(math.log10(rounded)))}f}"
 
@@ -45,6 +46,12 @@ def duration(value: float) -> str:
     """A time in the unit that suits it."""
     unit, size = next((u, s) for u, s in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6), ("ns", 0.0)) if value >= s)
     return f"{figures(value / (size or 1e-9))} {unit}"
+
+
+def size(value: float) -> str:
+    """A number of bytes in the unit that suits it."""
+    unit, one = next((u, s) for u, s in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3), ("bytes", 0.0)) if value >= s)
+    return f"{figures(value / (one or 1.0))} {unit}" if value > 0 else "0"
 
 
 def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

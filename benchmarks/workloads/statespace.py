@@ -1,4 +1,4 @@
-"""Kalman filters with few states: the log-likelihood of a linear Gaussian state-space model."""
+"""State-space models: the log-likelihoods of linear Gaussian ones, by a Kalman filter, and of a hidden Markov model."""
 
 from __future__ import annotations
 
@@ -62,6 +62,13 @@ class Kalman3(Workload):
 
         return [jnp.sum(scan(step, (m0, P0), y)[1])]
 
+    def torch(self, torch: Any, jit: Any, y: Any, F: Any, Q: Any, z: Any, r: Any, m0: Any, P0: Any) -> list[Any]:
+        step, m, P, terms = self.step, m0, P0, []
+        for now in y.unbind():
+            m, P, term = step(torch, torch.matmul, now, m, P, F, Q, z, r)
+            terms.append(term)
+        return [torch.stack(terms).sum()]
+
     def numba(self, njit: Any) -> Any:
         @njit
         def likelihood(y: Any, F: Any, Q: Any, z: Any, r: float, m0: Any, P0: Any) -> float:
@@ -104,6 +111,7 @@ class Kalman6(Workload):
     """Six states, positions, velocities and accelerations in the plane, and two observations per step."""
 
     name, wrt, static = "Kalman filter, 6 states", ("F", "Q", "R"), ("F", "Q", "H", "R", "m0", "P0")
+    c = "kalman6"
     unrolls = (1, 4)
     steps = 1_000
 
@@ -159,6 +167,13 @@ class Kalman6(Workload):
 
         return [jnp.sum(scan(step, (m0, P0), y)[1])]
 
+    def torch(self, torch: Any, jit: Any, y: Any, F: Any, Q: Any, H: Any, R: Any, m0: Any, P0: Any) -> list[Any]:
+        step, m, P, terms = self.step, m0, P0, []
+        for now in y.unbind():
+            m, P, term = step(torch, torch.matmul, torch.stack, now, m, P, F, Q, H, R)
+            terms.append(term)
+        return [torch.stack(terms).sum()]
+
     def numba(self, njit: Any) -> Any:
         @njit
         def likelihood(y: Any, F: Any, Q: Any, H: Any, R: Any, m0: Any, P0: Any) -> float:
@@ -210,4 +225,105 @@ class Kalman6(Workload):
         return likelihood
 
 
-register(Kalman3(), Kalman6())
+class HiddenMarkov(Workload):
+    """The forward algorithm in log space; the gradient has the posterior probabilities of all states and transitions."""
+
+    name, wrt = "hidden Markov model, 32 states", ("logB", "logA", "start")
+    static, c, c_gradient = (), "hmm", "hmm_gradient"
+    unrolls = (1, 4)
+    steps, states = 5_000, 32
+
+    def arguments(self, rng: np.random.Generator) -> Arguments:
+        A, start = rng.dirichlet(np.ones(self.states), self.states), rng.dirichlet(np.ones(self.states))
+        return {"logB": rng.normal(size=(self.steps, self.states)), "logA": np.log(A), "start": np.log(start)}
+
+    def numpy(self, logB: Any, logA: Any, start: Any) -> list[Any]:
+        alpha = start + logB[0]
+        for b in logB[1:]:
+            alpha = b + _logsumexp(alpha[:, None] + logA, 0)
+        return [_logsumexp(alpha, 0)]
+
+    def symbolic(self, T: Any, scan: Any, logB: Any, logA: Any, start: Any) -> list[Any]:
+        def step(b: Any, alpha: Any, logA: Any) -> Any:
+            return b + T.logsumexp(alpha[:, None] + logA, axis=0)
+
+        alpha = scan(step, logB[1:], start + logB[0], logA)
+        return [T.logsumexp(alpha[-1])]
+
+    def jax(self, jax: Any, scan: Any, logB: Any, logA: Any, start: Any) -> list[Any]:
+        logsumexp = jax.scipy.special.logsumexp
+
+        def step(alpha: Any, b: Any) -> Any:
+            return b + logsumexp(alpha[:, None] + logA, axis=0), None
+
+        return [logsumexp(scan(step, start + logB[0], logB[1:])[0])]
+
+    def jax_other(self, jax: Any, scan: Any, logB: Any, logA: Any, start: Any) -> list[Any]:
+        """By a product of probabilities instead of logarithms of sums of exponentials."""
+        jnp, A = jax.numpy, jax.numpy.exp(logA)
+
+        def step(alpha: Any, b: Any) -> Any:
+            top = jax.lax.stop_gradient(alpha.max())
+            return b + top + jnp.log(jnp.exp(alpha - top) @ A), None
+
+        return [jax.scipy.special.logsumexp(scan(step, start + logB[0], logB[1:])[0])]
+
+    def torch(self, torch: Any, jit: Any, logB: Any, logA: Any, start: Any) -> list[Any]:
+        step = jit(lambda alpha, b: b + torch.logsumexp(alpha[:, None] + logA, 0))
+        alpha = start + logB[0]
+        for b in logB[1:].unbind():
+            alpha = step(alpha, b)
+        return [torch.logsumexp(alpha, 0)]
+
+    def numba(self, njit: Any) -> Any:
+        @njit
+        def likelihood(logB: Any, logA: Any, start: Any) -> float:
+            A, total = np.exp(logA), 0.0
+            alpha = np.exp(start)
+            for t in range(len(logB)):
+                top, scale = logB[t].max(), 0.0
+                if t:
+                    alpha = np.dot(alpha, A)
+                for j in range(len(alpha)):
+                    alpha[j] *= np.exp(logB[t, j] - top)
+                    scale += alpha[j]
+                alpha /= scale
+                total += np.log(scale) + top
+            return total
+
+        return likelihood
+
+    def numba_gradient(self, njit: Any) -> Any:
+        @njit
+        def gradient(logB: Any, logA: Any, start: Any) -> Any:
+            n, k = logB.shape
+            A, total = np.exp(logA), 0.0
+            turned, alpha, B, scales = A.T.copy(), np.empty((n, k)), np.empty((n, k)), np.empty(n)
+            for t in range(n):
+                top, scale = logB[t].max(), 0.0
+                row = np.dot(alpha[t - 1], A) if t else np.exp(start)
+                for j in range(k):
+                    B[t, j] = np.exp(logB[t, j] - top)
+                    alpha[t, j] = row[j] * B[t, j]
+                    scale += alpha[t, j]
+                alpha[t] /= scale
+                scales[t] = scale
+                total += np.log(scale) + top
+            beta, of_B, rows = np.ones(k), np.empty((n, k)), np.empty((n, k))
+            for t in range(n - 1, -1, -1):
+                for j in range(k):
+                    of_B[t, j] = alpha[t, j] * beta[j]
+                    rows[t, j] = B[t, j] * beta[j] / scales[t]
+                beta = np.dot(rows[t], turned)
+            return total, of_B, np.dot(alpha[: n - 1].T, rows[1:]) * A, of_B[0].copy()
+
+        return gradient
+
+
+def _logsumexp(x: Any, axis: int) -> Any:
+    """For complex numbers too, whose real parts decide."""
+    top = x.real.max(axis=axis)
+    return top + np.log(np.sum(np.exp(x - top), axis=axis))
+
+
+register(Kalman3(), Kalman6(), HiddenMarkov())
