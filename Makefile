@@ -25,7 +25,7 @@ export OSTINATO_UNCOVERED := $(if $(wildcard $(VENV)/.stamp-gpu),none,*/backends
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test conformance coverage test-gpu lint docs bench bench-peers format clean
+.PHONY: help demo test conformance coverage test-gpu lint docs bench format clean
 
 help:  ## show this list
 	@echo "usage: make TARGET"
@@ -58,13 +58,10 @@ docs: $(VENV)/.stamp-docs  ## build the documentation in docs/_build/html
 	@$(BIN)/python -m sphinx -q -W --keep-going docs docs/_build/html
 	@echo "docs: open docs/_build/html/index.html"
 
-bench: $(VENV)/.stamp-demo  ## run the benchmarks: benchmarks/run.py
-	@$(BIN)/python benchmarks/run.py $(ARGS)
-
-bench-peers: $(VENV)-bench/.stamp-peers  ## compare with PEERS in an environment of their own: benchmarks/README.md
-	@$(VENV)-bench/bin/python benchmarks/peers.py $(ARGS)
-	@echo
-	@$(VENV)-bench/bin/python benchmarks/cold.py
+# Peers are welcome and not needed: without PEERS, or where they cannot be installed, their cells are empty.
+bench: $(VENV)/.stamp-demo  ## time all workloads on all systems; ARGS="--only LSTM --quick" narrows, PEERS="numba" chooses
+	@$(if $(strip $(PEERS)),$(MAKE) --no-print-directory $(VENV)-bench/.stamp-peers || echo "bench: without peers")
+	@$(BIN)/python benchmarks/run.py $(if $(strip $(ARGS)),$(ARGS),--write)
 
 format: $(VENV)/.stamp-lint  ## fix what ruff can fix, then format
 	$(BIN)/python -m ruff check --fix .

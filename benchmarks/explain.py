@@ -48,9 +48,7 @@ def report(workload: Workload, kind: str = FORWARD) -> str:
     """What `explain()` says, without times."""
     import ostinato
 
-    arguments = workload.smallest().arguments(np.random.default_rng(1))  # only their types count
-    arguments = {n: v if n not in workload.static else workload.arguments(np.random.default_rng(1))[n] for n, v in arguments.items()}
-    inputs, outputs = Ostinato().graph(workload, kind, arguments)
+    inputs, outputs = Ostinato().graph(workload, kind, workload.arguments(np.random.default_rng(1)))
     with ostinato.config.change_flags(cache=False):
         text = ostinato.function(inputs, outputs, mode="native").explain()
     return "\n".join(line for line in text.splitlines() if not line.startswith(LEFT_OUT))

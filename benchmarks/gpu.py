@@ -43,7 +43,7 @@ import gpu_systems
 import gpu_workloads  # noqa: F401
 from gpu_systems import CUDA, SYSTEMS, Runner, System
 from gpu_workloads.base import ROWS, Draw, Row
-from peers import TooLongError, at_most
+from limits import TooLongError, at_most
 from suite import Reference
 from table import OURS, figures, markdown
 

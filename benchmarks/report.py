@@ -19,7 +19,7 @@ RESULTS = ROOT / "docs" / "reference" / "benchmarks.json"
 LIMIT = "C"  # not a peer: what is possible
 NAMES = {OURS: "Ostinato"}
 FORWARD, GRADIENT = "forward", "gradient"
-NEAR_LIMIT = 1.25
+NEAR_LIMIT, AS_FAST = 1.25, 0.95  # less is no more than noise
 
 Row = Mapping[str, Any]
 
@@ -38,6 +38,16 @@ def save(results: Mapping[str, Any], path: Path = RESULTS) -> None:
         else:
             parts.append(f" {json.dumps(name)}: {json.dumps(value, ensure_ascii=False)}")
     path.write_text("{\n" + ",\n".join(parts) + "\n}\n", "utf-8")
+
+
+def added(kept: dict[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """What is kept, with the new cells of all systems but Ostinato; their ratios are to its times beside them."""
+    for part in ("rows", "overhead", "compilation"):
+        cells = {(r["workload"], r.get("kind")): r["cells"] for r in new.get(part, [])}
+        for row in kept.get(part, []):
+            found = cells.get((row["workload"], row.get("kind")), {})
+            row["cells"] |= {s: c for s, c in found.items() if s != OURS}
+    return {**kept, "versions": {**new["versions"], **kept["versions"]}}
 
 
 # ---- what a row says ------------------------------------------------------------------------------
@@ -73,7 +83,7 @@ def summary(rows: Sequence[Row]) -> str:
         fastest = [f[1] for r in of_kind if (f := to_fastest_peer(r))]
         limits = [v for r in of_kind if (v := to_limit(r))]
         if fastest:
-            won = sum(f >= 1 for f in fastest)
+            won = sum(f >= AS_FAST for f in fastest)
             lines.append(
                 f"{kind}: the fastest peer takes {figures(geometric_mean(fastest))} times as long as Ostinato "
                 f"(geometric mean of {len(fastest)} rows; Ostinato is as fast or faster in {won})"
@@ -91,11 +101,11 @@ def summary(rows: Sequence[Row]) -> str:
 def short_of(row: Row) -> str:
     """What a row falls short of, or nothing."""
     fastest, limit, parts = to_fastest_peer(row), to_limit(row), []
-    if fastest and fastest[1] < 1:
+    if fastest and fastest[1] < AS_FAST:
         parts.append(f"{figures(1 / fastest[1])} times as long as {fastest[0]}")
     if limit and limit > NEAR_LIMIT:
         parts.append(f"{figures(limit)} times as long as C")
-    return f"- {row['workload']}, {row['kind']}: {' and '.join(parts)}" if parts else ""
+    return f"- {_label(row)}: {' and '.join(parts)}" if parts else ""
 
 
 # ---- tables ---------------------------------------------------------------------------------------
@@ -116,7 +126,7 @@ def cell(row: Row | None, system: str) -> str:
         return str(found["note"])
     if system == OURS or "ratio" not in found:
         return duration(found["time"])
-    return f"**{figures(found['ratio'])}**" if found["ratio"] < 0.95 else figures(found["ratio"])
+    return f"**{figures(found['ratio'])}**" if found["ratio"] < AS_FAST else figures(found["ratio"])
 
 
 def wide_table(rows: Sequence[Row], systems: Sequence[str] | None = None) -> str:
@@ -138,13 +148,13 @@ def against_table(rows: Sequence[Row]) -> str:
     for row in rows:
         fastest, limit = to_fastest_peer(row), to_limit(row)
         against = f"{figures(fastest[1])} ({fastest[0]})" if fastest else ""
-        lines.append([f"{row['workload']}, {row['kind']}", against, figures(limit) if limit else ""])
+        lines.append([_label(row), against, figures(limit) if limit else ""])
     return markdown(["", "fastest peer ÷ Ostinato", "Ostinato ÷ C"], lines)
 
 
 def first_table(rows: Sequence[Row]) -> str:
     """What the first result takes in a process that has compiled other functions before."""
-    return _simple([(f"{r['workload']}, {r['kind']}", {s: c.get("first") for s, c in r["cells"].items()}) for r in rows])
+    return _simple([(_label(r), {s: c.get("first") for s, c in r["cells"].items()}) for r in rows])
 
 
 def overhead_table(rows: Sequence[Row]) -> str:
@@ -158,14 +168,16 @@ def compilation_table(rows: Sequence[Row]) -> str:
     def told(found: Mapping[str, Any]) -> str | None:
         return found.get("note") or " / ".join(duration(found[w]) if w in found else "–" for w in ("cold", "warm"))
 
-    return _simple([(f"{r['workload']}, {r['kind']}", {s: told(c) for s, c in r["cells"].items()}) for r in rows])
+    return _simple([(_label(r), {s: told(c) for s, c in r["cells"].items()}) for r in rows])
 
 
 def memory_table(rows: Sequence[Row]) -> str:
     """Peaks of memory above what was there before."""
-    return _simple(
-        [(f"{r['workload']}, {r['kind']}", {s: c.get("memory") for s, c in r["cells"].items()}) for r in rows], size
-    )
+    return _simple([(_label(r), {s: c.get("memory") for s, c in r["cells"].items()}) for r in rows], size)
+
+
+def _label(row: Row) -> str:
+    return f"{row['workload']}, {row['kind']}"
 
 
 def _simple(rows: Sequence[tuple[str, Mapping[str, Any]]], form: Callable[[float], str] = duration) -> str:
@@ -181,7 +193,8 @@ def _text(value: Any, form: Callable[[float], str]) -> str:
 def conditions(results: Mapping[str, Any]) -> str:
     """When, with what and on what was measured."""
     versions = ", ".join(f"{NAMES.get(n, n)} {v}" for n, v in results["versions"].items())
-    return f"Measured on {results['date']}: {versions}; {results['machine']}; medians of up to {results['rounds']} rounds."
+    rounds = f"medians of up to {results['rounds']} rounds"
+    return f"Measured on {results['date']}: {versions}; {results['machine']}; {rounds}."
 
 
 # ---- README ---------------------------------------------------------------------------------------

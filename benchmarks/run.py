@@ -6,7 +6,8 @@ Each system runs in a process of its own, in the first of the environments that 
 thread. Rounds take them in turn, so that a machine that is busy for a while slows all alike; times are CPU times.
 Nothing is timed whose results are not those of NumPy in float64. With `--write`, results are kept in
 `docs/reference/benchmarks.json`, and what is made of it is made anew: the table in README.md and the plot.
-`--from-json` does that alone. Pages of compile reports are written by `--explain`.
+`--from-json` does that alone, and `--add` puts the cells of some systems beside those kept. The page of compile reports is
+written by `--explain`.
 """
 
 from __future__ import annotations
@@ -25,10 +26,10 @@ import threads
 if __name__ == "__main__":
     threads.use_one()
 
-import workloads  # noqa: F401
 import explain
 import plot
 import report
+import workloads  # noqa: F401
 from measure import Remote, compilation, overhead, row, started
 from suite import KINDS, WORKLOADS, Workload
 from systems import SYSTEMS
@@ -49,6 +50,7 @@ def read_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--limit", type=float, default=30, metavar="SECONDS", help="to compile one function")
     parser.add_argument("--python", action="append", default=[], metavar="PATH", help="another environment")
     parser.add_argument("--write", action="store_true", help="keep results, and write what is made of them")
+    parser.add_argument("--add", action="store_true", help="keep the other systems' cells alone, beside what is kept")
     parser.add_argument("--from-json", action="store_true", help="only write what is made of the results kept")
     parser.add_argument("--explain", action="store_true", help="only write the page of compile reports")
     parser.add_argument("--list", action="store_true", help="only list the workloads")
@@ -85,7 +87,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         fast = {s: r for s, r in remotes.items() if s not in ("NumPy", "PyTensor", "torch.compile")}
         results["overhead"] = [overhead(w, fast, args.rounds, args.limit) for w in selected]
         compiled = [w for w in selected if w.name in COMPILED]
-        fast = {s: r for s, r in remotes.items() if s not in ("C", "NumPy")}
+        fast = {s: r for s, r in remotes.items() if s not in ("C", "torch", "NumPy")}
         results["compilation"] = [compilation(w, k, fast, 3, args.limit) for w in compiled for k in kinds]
     return results
 
@@ -131,7 +133,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         for title, table in (("overhead", report.overhead_table), ("compilation", report.compilation_table)):
             if results.get(title):
                 print(f"\n{title}:\n\n{table(results[title])}")
-        if args.write:
+        if args.add:
+            results = report.added(report.load(), results)
+        if args.write or args.add:
             report.save(results)
             write(results)
 

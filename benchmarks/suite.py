@@ -39,7 +39,15 @@ class Workload(ABC):
     tolerance: float = 1e-8
     differing: float = 0.0  # the share of elements that rounding may decide
     # Sizes of the smallest form; the C sources go through units and lanes in whole vectors.
-    least: ClassVar[dict[str, int]] = {"steps": 7, "units": 8, "inputs": 4, "batch": 2, "states": 8, "lanes": 32, "size": 8}
+    least: ClassVar[dict[str, int]] = {
+        "steps": 7,
+        "units": 8,
+        "inputs": 4,
+        "batch": 2,
+        "states": 8,
+        "lanes": 32,
+        "size": 8,
+    }
     unrolls: ClassVar[tuple[int, ...]] = (1, 8)  # what is tried for JAX; the fastest counts
 
     @abstractmethod

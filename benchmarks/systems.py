@@ -323,7 +323,9 @@ class NumPy(System):
         return functools.partial(getattr(workload, self.method(kind)), **arguments)
 
 
-SYSTEMS: dict[str, System] = {s.name: s for s in (Ostinato(), C(), Numba(), JAX(), PyTensor(), Torch(), TorchCompiled(), NumPy())}
+SYSTEMS: dict[str, System] = {
+    s.name: s for s in (Ostinato(), C(), Numba(), JAX(), PyTensor(), Torch(), TorchCompiled(), NumPy())
+}
 
 
 def plain(arguments: Arguments) -> list[Any]:

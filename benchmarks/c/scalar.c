@@ -2,72 +2,97 @@
 
 #include "common.h"
 
+/* ---- look-ahead ------------------------------------------------------------------------------------ */
+
+enum { BLOCK = 512 };
+
+/* y[t] = p y[t - 1] + q y[t - 2] + scale drive[t] from y1 = y[-1] and y2 = y[-2], eight at a time: what a block's drives
+   do within the block is a product with a triangle of the impulse response, which waits for nothing, and only what the
+   two values before the block do waits for the block before. With a step of -1 time runs from the last to the first. */
+static inline void recur(
+    const double *drive, double scale, long n, double p, double q, double y1, double y2, double *out, int step) {
+    double h[2 * LANES] = {0}; /* the response, with zeros before */
+    vec column[LANES], of_y1, of_y2;
+    h[LANES] = 1, h[LANES + 1] = p;
+    for (int i = 2; i < LANES; i++) h[LANES + i] = p * h[LANES + i - 1] + q * h[LANES + i - 2];
+    for (int i = 0; i < LANES; i++) column[i] = scale * load(h + LANES - i);
+    of_y1 = p * load(h + LANES) + q * load(h + LANES - 1), of_y2 = q * load(h + LANES);
+    const mask turned = {7, 6, 5, 4, 3, 2, 1, 0};
+    long t = 0;
+    for (; t + LANES <= n; t += LANES) {
+        const double *now = step > 0 ? drive + t : drive + n - 1 - t;
+        vec even = now[0] * column[0], odd = now[step] * column[1];
+        for (int i = 2; i < LANES; i += 2) even += now[i * step] * column[i], odd += now[(i + 1) * step] * column[i + 1];
+        vec y = of_y1 * y1 + (q ? of_y2 * y2 + (even + odd) : even + odd);
+        y1 = y[LANES - 1], y2 = y[LANES - 2];
+        if (step > 0) store(out + t, y);
+        else store(out + n - t - LANES, __builtin_shuffle(y, turned));
+    }
+    for (; t < n; t++) {
+        long k = step > 0 ? t : n - 1 - t;
+        double y = p * y1 + (q * y2 + scale * drive[k]);
+        y2 = y1, y1 = y, out[k] = y;
+    }
+}
+
 /* ---- AR(2): noise, first, a, b ------------------------------------------------------------------- */
 
 EXPORT ar2(ARGUMENTS) {
-    const double *noise = ARRAY(0), p = SCALAR(2), q = SCALAR(3);
-    double y2 = ARRAY(1)[0], y1 = ARRAY(1)[1], total = 0;
-    for (long t = 0, n = SIZE(0, 0); t < n; t++) {
-        double y = p * y1 + (q * y2 + noise[t]);
-        y2 = y1, y1 = y, total += y * y;
+    double y[BLOCK], y2 = ARRAY(1)[0], y1 = ARRAY(1)[1], total = 0;
+    for (long start = 0, n = SIZE(0, 0); start < n; start += BLOCK) {
+        long k = n - start < BLOCK ? n - start : BLOCK;
+        recur(ARRAY(0) + start, 1, k, SCALAR(2), SCALAR(3), y1, y2, y, 1);
+        y2 = k > 1 ? y[k - 2] : y1, y1 = y[k - 1];
+        for (long t = 0; t < k; t++) total += y[t] * y[t];
     }
     RESULT(0)[0] = total;
 }
 
 EXPORT ar2_gradient(ARGUMENTS) {
-    const double *noise = ARRAY(0), p = SCALAR(2), q = SCALAR(3);
+    double p = SCALAR(2), q = SCALAR(3), total = 0, of_p = 0, of_q = 0;
     long n = SIZE(0, 0);
-    double *y = malloc((n + 2) * sizeof(double)), total = 0, g1 = 0, g2 = 0, of_p = 0, of_q = 0;
+    double *y = malloc((2 * n + 2) * sizeof(double)), *g = y + n + 2;
     y[0] = ARRAY(1)[0], y[1] = ARRAY(1)[1];
-    double y2 = y[0], y1 = y[1];
-    for (long t = 0; t < n; t++) {
-        double new = p * y1 + (q * y2 + noise[t]);
-        y2 = y1, y1 = new, y[t + 2] = new, total += new * new;
-    }
-    for (long t = n - 1; t >= 0; t--) {
-        double g = p * g1 + (q * g2 + 2 * y[t + 2]);
-        g2 = g1, g1 = g, of_p += g * y[t + 1], of_q += g * y[t];
-    }
+    recur(ARRAY(0), 1, n, p, q, y[1], y[0], y + 2, 1);
+    recur(y + 2, 2, n, p, q, 0, 0, g, -1);
+    for (long t = 0; t < n; t++) total += y[t + 2] * y[t + 2], of_p += g[t] * y[t + 1], of_q += g[t] * y[t];
     free(y);
     RESULT(0)[0] = total, RESULT(1)[0] = of_p, RESULT(2)[0] = of_q;
 }
 
 /* ---- GARCH(1,1): r, start, omega, alpha, beta: the recurrence, then what vectorizes ----------------- */
 
-static double garch_variances(const double *x, long n, double s2, double omega, double alpha, double beta, double *out) {
-    for (long t = 0; t < n; t++) {
-        out[t] = s2;
-        s2 = (omega + alpha * (x[t] * x[t])) + beta * s2;
-    }
-    return s2;
-}
-
 EXPORT garch(ARGUMENTS) {
-    enum { BLOCK = 512 };
     const double *x = ARRAY(0);
-    double s2 = SCALAR(1), total = 0, out[BLOCK];
+    double first = SCALAR(1), omega = SCALAR(2), alpha = SCALAR(3), beta = SCALAR(4), total = 0;
+    double s2[BLOCK + 1], drive[BLOCK];
+    s2[0] = first;
     for (long start = 0, n = SIZE(0, 0); start < n; start += BLOCK) {
         long k = n - start < BLOCK ? n - start : BLOCK;
-        s2 = garch_variances(x + start, k, s2, SCALAR(2), SCALAR(3), SCALAR(4), out);
-        for (long t = 0; t < k; t++) total += log(out[t]) + x[start + t] * x[start + t] / out[t];
+        for (long t = 0; t < k; t++) drive[t] = omega + alpha * (x[start + t] * x[start + t]);
+        recur(drive, 1, k, beta, 0, s2[0], 0, s2 + 1, 1);
+        for (long t = 0; t < k; t++) total += log(s2[t]) + x[start + t] * x[start + t] / s2[t];
+        s2[0] = s2[k];
     }
     RESULT(0)[0] = 0.5 * total;
 }
 
 EXPORT garch_gradient(ARGUMENTS) {
-    const double *x = ARRAY(0), beta = SCALAR(4);
+    const double *x = ARRAY(0), omega = SCALAR(2), alpha = SCALAR(3), beta = SCALAR(4);
     long n = SIZE(0, 0);
-    double *s2 = malloc(2 * n * sizeof(double)), *direct = s2 + n;
-    double total = 0, g = 0, of_omega = 0, of_alpha = 0, of_beta = 0;
-    garch_variances(x, n, SCALAR(1), SCALAR(2), SCALAR(3), beta, s2);
+    double *s2 = malloc((2 * n + 1) * sizeof(double)), *g = s2 + n + 1;
+    double total = 0, of_omega = 0, of_alpha = 0, of_beta = 0;
+    s2[0] = SCALAR(1);
+    for (long t = 0; t < n; t++) g[t] = omega + alpha * (x[t] * x[t]);
+    recur(g, 1, n, beta, 0, s2[0], 0, s2 + 1, 1);
     for (long t = 0; t < n; t++) {
         double over = 1 / s2[t], part = x[t] * x[t] * over;
         total += log(s2[t]) + part;
-        direct[t] = 0.5 * (1 - part) * over;
+        g[t] = 0.5 * (1 - part) * over;
     }
-    for (long t = n - 1; t > 0; t--) direct[t] = g = direct[t] + beta * g;
+    recur(g + 1, 1, n - 1, beta, 0, 0, 0, g + 1, -1);
     for (long t = 1; t < n; t++) {
-        of_omega += direct[t], of_alpha += direct[t] * (x[t - 1] * x[t - 1]), of_beta += direct[t] * s2[t - 1];
+        of_omega += g[t], of_alpha += g[t] * (x[t - 1] * x[t - 1]), of_beta += g[t] * s2[t - 1];
     }
     free(s2);
     RESULT(0)[0] = 0.5 * total, RESULT(1)[0] = of_omega, RESULT(2)[0] = of_alpha, RESULT(3)[0] = of_beta;
@@ -75,13 +100,15 @@ EXPORT garch_gradient(ARGUMENTS) {
 
 /* ---- EWMA: x, alpha; one column or lanes of them ---------------------------------------------------- */
 
-static void ewma_rows(const double *x, long n, long lanes, double alpha, double *y) {
-    double keep = 1 - alpha;
-    if (lanes == 1) {
-        double level = x[0];
-        for (long t = 1; t < n; t++) y[t - 1] = level = alpha * x[t] + keep * level;
-        return;
-    }
+EXPORT ewma(ARGUMENTS) {
+    const double *x = ARRAY(0), alpha = SCALAR(1);
+    recur(x + 1, alpha, SIZE(0, 0) - 1, 1 - alpha, 0, x[0], 0, RESULT(0), 1);
+}
+
+EXPORT ewma_lanes(ARGUMENTS) {
+    const double *x = ARRAY(0), alpha = SCALAR(1), keep = 1 - alpha;
+    long n = SIZE(0, 0), lanes = SIZE(0, 1);
+    double *y = RESULT(0);
     for (long j = 0; j < lanes; j++) y[j] = alpha * x[lanes + j] + keep * x[j];
     for (long t = 2; t < n; t++) {
         const double *now = x + t * lanes, *before = y + (t - 2) * lanes;
@@ -91,27 +118,29 @@ static void ewma_rows(const double *x, long n, long lanes, double alpha, double 
     }
 }
 
-EXPORT ewma(ARGUMENTS) { ewma_rows(ARRAY(0), SIZE(0, 0), 1, SCALAR(1), RESULT(0)); }
-
-EXPORT ewma_lanes(ARGUMENTS) { ewma_rows(ARRAY(0), SIZE(0, 0), SIZE(0, 1), SCALAR(1), RESULT(0)); }
-
-/* The derivative by alpha goes forward beside the level: one pass, and nothing is kept. */
-static void ewma_forward_mode(const double *x, long n, long lanes, double alpha, double *cost, double *of_alpha) {
-    double keep = 1 - alpha, total = 0, derivative = 0;
-    if (lanes == 1) {
-        double level = x[0], moved = 0;
-        for (long t = 1; t < n; t++) {
-            moved = (x[t] - level) + keep * moved;
-            level = alpha * x[t] + keep * level;
-            if (t + 1 < n) {
-                double e = x[t + 1] - level;
-                total += e * e, derivative -= 2 * e * moved;
-            }
+/* The derivative by alpha goes forward beside the level, m' = (1 - alpha) m + x - y: one pass, and nothing is kept. */
+EXPORT ewma_gradient(ARGUMENTS) {
+    const double *x = ARRAY(0), alpha = SCALAR(1), keep = 1 - alpha;
+    double y[BLOCK + 1], moved[BLOCK + 1], drive[BLOCK], total = 0, derivative = 0;
+    y[0] = x[0], moved[0] = 0;
+    for (long start = 1, n = SIZE(0, 0); start < n; start += BLOCK) {
+        long k = n - start < BLOCK ? n - start : BLOCK, errors = start + k < n ? k : k - 1;
+        recur(x + start, alpha, k, keep, 0, y[0], 0, y + 1, 1);
+        for (long t = 0; t < k; t++) drive[t] = x[start + t] - y[t];
+        recur(drive, 1, k, keep, 0, moved[0], 0, moved + 1, 1);
+        for (long t = 0; t < errors; t++) {
+            double e = x[start + t + 1] - y[t + 1];
+            total += e * e, derivative -= 2 * e * moved[t + 1];
         }
-        *cost = total, *of_alpha = derivative;
-        return;
+        y[0] = y[k], moved[0] = moved[k];
     }
-    double level[lanes], moved[lanes], totals[lanes], derivatives[lanes];
+    RESULT(0)[0] = total, RESULT(1)[0] = derivative;
+}
+
+EXPORT ewma_lanes_gradient(ARGUMENTS) {
+    const double *x = ARRAY(0), alpha = SCALAR(1), keep = 1 - alpha;
+    long n = SIZE(0, 0), lanes = SIZE(0, 1);
+    double level[lanes], moved[lanes], totals[lanes], derivatives[lanes], total = 0, derivative = 0;
     for (long j = 0; j < lanes; j++) level[j] = x[j], moved[j] = totals[j] = derivatives[j] = 0;
     for (long t = 1; t < n; t++) {
         const double *now = x + t * lanes, *next = t + 1 < n ? now + lanes : NULL;
@@ -125,13 +154,7 @@ static void ewma_forward_mode(const double *x, long n, long lanes, double alpha,
         }
     }
     for (long j = 0; j < lanes; j++) total += totals[j], derivative += derivatives[j];
-    *cost = total, *of_alpha = derivative;
-}
-
-EXPORT ewma_gradient(ARGUMENTS) { ewma_forward_mode(ARRAY(0), SIZE(0, 0), 1, SCALAR(1), RESULT(0), RESULT(1)); }
-
-EXPORT ewma_lanes_gradient(ARGUMENTS) {
-    ewma_forward_mode(ARRAY(0), SIZE(0, 0), SIZE(0, 1), SCALAR(1), RESULT(0), RESULT(1));
+    RESULT(0)[0] = total, RESULT(1)[0] = derivative;
 }
 
 /* ---- the logistic map: observed, r, x0 --------------------------------------------------------------- */

@@ -19,7 +19,11 @@ class Layer(Workload):
     def arguments(self, rng: np.random.Generator) -> Arguments:
         n = self.units
         W, b = rng.normal(size=(n, n)) / n**0.5, rng.normal(size=n)
-        return {"X": rng.normal(size=(self.steps, n)).astype("float32"), "W": W.astype("float32"), "b": b.astype("float32")}
+        return {
+            "X": rng.normal(size=(self.steps, n)).astype("float32"),
+            "W": W.astype("float32"),
+            "b": b.astype("float32"),
+        }
 
     def cost(self, results: Any, arguments: Arguments) -> Any:
         return (results[0] ** 2).sum()
@@ -411,6 +415,8 @@ class Gibbs(Workload):
         return [total / self.steps]
 
     def numba(self, njit: Any) -> Any:
+        uniform = np.random.random
+
         @njit
         def mean(W: Any, bv: Any, bh: Any, v0: Any, n: int) -> Any:
             v, turned, total = v0, W.T.copy(), np.zeros_like(bv)
@@ -419,18 +425,16 @@ class Gibbs(Workload):
                 h = np.dot(v, W)
                 for i in range(h.shape[0]):
                     for j in range(h.shape[1]):
-                        h[i, j] = np.random.random() < one / (one + np.exp(-(h[i, j] + bh[j])))
+                        h[i, j] = uniform() < one / (one + np.exp(-(h[i, j] + bh[j])))
                 v = np.dot(h, turned)
                 for i in range(v.shape[0]):
                     for j in range(v.shape[1]):
                         p = one / (one + np.exp(-(v[i, j] + bv[j])))
                         total[j] += p
-                        v[i, j] = np.random.random() < p
+                        v[i, j] = uniform() < p
             return total / np.float32(n * len(v0))
 
         return mean
 
 
-register(
-    Layer(), Norms(), Power(10_000, 100), Power(10, 10), Convergence(), Mandelbrot(), Gibbs()
-)
+register(Layer(), Norms(), Power(10_000, 100), Power(10, 10), Convergence(), Mandelbrot(), Gibbs())

@@ -116,7 +116,8 @@ class GRU(Cell):
 class LongNetwork(Workload):
     """One row of tanh units for very many steps, in float64: hidden states, and the gradient of their squares."""
 
-    name, wrt, c, c_gradient = "tanh network, 64 units, 100,000 steps", ("U", "h0"), "tanh_network", "tanh_network_gradient"
+    name, wrt = "tanh network, 64 units, 100,000 steps", ("U", "h0")
+    c, c_gradient = "tanh_network", "tanh_network_gradient"
     steps, units = 100_000, 64
     unrolls = (1, 8)
 
@@ -207,7 +208,9 @@ class Tutorial(Workload):
     def cost(self, results: Any, arguments: Arguments) -> Any:
         return (results[0] ** 2).sum() + (results[1] ** 2).sum()
 
-    def numpy(self, u: Any, x0: Any, y0: Any, W: Any, W_in_1: Any, W_in_2: Any, W_feedback: Any, W_out: Any) -> list[Any]:
+    def numpy(
+        self, u: Any, x0: Any, y0: Any, W: Any, W_in_1: Any, W_in_2: Any, W_feedback: Any, W_out: Any
+    ) -> list[Any]:
         xs, ys = list(x0), [y0]
         for t in range(4, len(u)):
             drive = u[t] @ W_in_1 + u[t - 4] @ W_in_2 + ys[-1] @ W_feedback
@@ -224,9 +227,8 @@ class Tutorial(Workload):
         outputs = [{"initial": x0, "taps": [-3, -1]}, y0]
         return list(scan(step, {"input": u, "taps": [-4, 0]}, outputs, list(weights.values())))
 
-    def jax(
-        self, jax: Any, scan: Any, u: Any, x0: Any, y0: Any, W: Any, W_in_1: Any, W_in_2: Any, W_feedback: Any, W_out: Any
-    ) -> list[Any]:
+    def jax(self, jax: Any, scan: Any, u: Any, x0: Any, y0: Any, **weights: Any) -> list[Any]:
+        W, W_in_1, W_in_2, W_feedback, W_out = weights.values()
         drives = u[4:] @ W_in_1 + u[:-4] @ W_in_2
 
         def step(state: Any, drive: Any) -> Any:
@@ -237,9 +239,9 @@ class Tutorial(Workload):
 
         return list(scan(step, (x0[0], x0[1], x0[2], y0), drives)[1])
 
-    def torch(
-        self, torch: Any, jit: Any, u: Any, x0: Any, y0: Any, W: Any, W_in_1: Any, W_in_2: Any, W_feedback: Any, W_out: Any
-    ) -> list[Any]:
+    def torch(self, torch: Any, jit: Any, u: Any, x0: Any, y0: Any, **weights: Any) -> list[Any]:
+        W, W_in_1, W_in_2, W_feedback, W_out = weights.values()
+
         def step(x1: Any, x3: Any, y: Any, drive: Any) -> Any:
             return torch.tanh(x1 @ W + (drive + y @ W_feedback)), x3 @ W_out
 

@@ -226,7 +226,7 @@ class Kalman6(Workload):
 
 
 class HiddenMarkov(Workload):
-    """The forward algorithm in log space; the gradient has the posterior probabilities of all states and transitions."""
+    """The forward algorithm in log space; the gradient is posterior probabilities."""
 
     name, wrt = "hidden Markov model, 32 states", ("logB", "logA", "start")
     static, c, c_gradient = (), "hmm", "hmm_gradient"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -153,6 +154,58 @@ def conformance_table(dtype: str) -> str:
     return markdown_table(load(MEASURED), dtype)
 
 
+def benchmarks() -> tuple[Any, dict[str, Any]]:
+    """The module that makes tables of the benchmarks, which is no part of the package, and what was measured."""
+    folder = str(Path(__file__).parents[2] / "benchmarks")
+    if folder not in sys.path:
+        sys.path.append(folder)
+    report = importlib.import_module("report")
+    return report, report.load()
+
+
+def benchmark_conditions() -> str:
+    """When, with what and on what the benchmarks were measured."""
+    report, results = benchmarks()
+    return report.conditions(results)
+
+
+def benchmark_calls() -> str:
+    """A row per workload, a column per system."""
+    report, results = benchmarks()
+    return report.wide_table(results["rows"])
+
+
+def benchmark_against() -> str:
+    """A summary, and each row against its fastest peer and C."""
+    report, results = benchmarks()
+    rows = results["rows"]
+    return f"```text\n{report.summary(rows)}\n```\n\n{report.against_table(rows)}"
+
+
+def benchmark_first() -> str:
+    """What compiling in a running process takes."""
+    report, results = benchmarks()
+    return report.first_table(results["rows"])
+
+
+def benchmark_overhead() -> str:
+    """What a call of the smallest size takes."""
+    report, results = benchmarks()
+    return report.overhead_table(results.get("overhead", []))
+
+
+def benchmark_compilation() -> str:
+    """What the first result takes in new processes."""
+    report, results = benchmarks()
+    return report.compilation_table(results.get("compilation", []))
+
+
+def benchmark_memory() -> str:
+    """Peaks of memory."""
+    report, results = benchmarks()
+    return report.memory_table(results.get("compilation", []))
+
+
 MEASURED = Path(__file__).parent.parent / "reference" / "conformance.json"
 
 PREFIXED = {dtype: prefix for prefix, dtype in constructors._PREFIXES.items() if dtype}
@@ -165,6 +218,13 @@ GENERATORS: dict[str, Callable[..., str]] = {
     "inputs": inputs,
     "conformance_programs": conformance_programs,
     "conformance_table": conformance_table,
+    "benchmark_conditions": benchmark_conditions,
+    "benchmark_calls": benchmark_calls,
+    "benchmark_against": benchmark_against,
+    "benchmark_first": benchmark_first,
+    "benchmark_overhead": benchmark_overhead,
+    "benchmark_compilation": benchmark_compilation,
+    "benchmark_memory": benchmark_memory,
 }
 
 
