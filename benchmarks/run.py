@@ -6,8 +6,8 @@ Each system runs in a process of its own, in the first of the environments that 
 thread. Rounds take them in turn, so that a machine that is busy for a while slows all alike; times are CPU times.
 Nothing is timed whose results are not those of NumPy in float64. With `--write`, results are kept in
 `docs/reference/benchmarks.json`, and what is made of it is made anew: the table in README.md and the plot.
-`--from-json` does that alone, and `--add` puts the cells of some systems beside those kept. The page of compile reports is
-written by `--explain`.
+`--from-json` does that alone, and `--add` puts the cells of some systems beside those kept. The page of compile reports
+is written by `--explain`.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from systems import SYSTEMS
 
 # What is compiled in new processes: scalars, a batch, sums of exponentials.
 COMPILED = ("GARCH(1,1) likelihood", "LSTM, 64 units, batch 8, 100 steps", "hidden Markov model, 32 states")
+LAST = report.ROOT / "build" / "benchmarks" / "last.json"
 PEERS = Path(__file__).parent.parent / ".venv-bench" / "bin" / "python"
 DEFAULT = [s for s in SYSTEMS if s != "torch.compile"]
 
@@ -82,6 +83,8 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             for kind in (k for k in kinds if k in workload.kinds):
                 rows.append(row(workload, kind, remotes, args.rounds, args.limit))
                 tell(_told(rows[-1], list(remotes)))
+                LAST.parent.mkdir(parents=True, exist_ok=True)
+                report.save(results, LAST)  # for whoever has to stop
         if args.quick:
             return results
         fast = {s: r for s, r in remotes.items() if s not in ("NumPy", "PyTensor", "torch.compile")}
