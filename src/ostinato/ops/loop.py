@@ -346,9 +346,9 @@ def build_loop(
     results = [*body.next_carries, *body.outputs, *([] if body.keep_going is None else [body.keep_going])]
     results = substitute(results, known_sizes(body, given))
     params = [body.t, *body.sequences, *body.carries]
-    captured = _captured(results, params)
-    inner = [new_input(c.type, c.name) for c in captured]
-    results = substitute(results, dict(zip(captured, inner, strict=True)))
+    outer = captured(results, params)
+    inner = [new_input(c.type, c.name) for c in outer]
+    results = substitute(results, dict(zip(outer, inner, strict=True)))
     params, results = _generalise(params, results, len(body.sequences), given.carries)
     spec = LoopSpec(
         Graph((*params, *inner), tuple(results)),
@@ -360,7 +360,7 @@ def build_loop(
         checkpoint=checkpoint,
         parallel=parallel,
     )
-    flat = (given.trip_count, *given.sequences, *given.carries, *captured)
+    flat = (given.trip_count, *given.sequences, *given.carries, *outer)
     return results_of(make(LOOP, flat, (spec,)))
 
 
@@ -375,7 +375,7 @@ def _drop_unused_sequences(body: Body, given: LoopInputs) -> tuple[Body, LoopInp
     )
 
 
-def _captured(results: Sequence[Node], params: Sequence[Node]) -> list[Node]:
+def captured(results: Sequence[Node], params: Sequence[Node]) -> list[Node]:
     """The largest expressions below `results` that need none of `params` and are no constants."""
     order = topological(results, stop=set(params))
     bound = dependents(results, set(params))

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from ostinato.graph import Graph
 from ostinato.rewrite.engine import Pass, run_passes
+from ostinato.rewrite.log_products import log_products
 from ostinato.rewrite.loop_accumulate import loop_accumulate
 from ostinato.rewrite.loop_affine import loop_affine
+from ostinato.rewrite.loop_invariant import loop_invariant
 from ostinato.rewrite.loop_prune import loop_prune
 from ostinato.rewrite.loop_to_map import loop_to_map
 from ostinato.rewrite.sums_together import sums_together
@@ -21,6 +23,8 @@ NATIVE: tuple[Pass, ...] = (
     loop_to_map,
     loop_affine,
     loop_prune,
+    log_products,
+    loop_invariant,
 )
 
 

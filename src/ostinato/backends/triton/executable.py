@@ -20,6 +20,8 @@ from ostinato.config import config
 from ostinato.device import require_gpu
 from ostinato.errors import OstinatoError, OstinatoTypeError
 from ostinato.graph import Graph
+from ostinato.rewrite.engine import run_passes
+from ostinato.rewrite.log_products import written_out
 from ostinato.types import DTYPES, TensorType, is_lossless
 
 # A result that lies in memory of so many times its size is copied, so that the rest can be used again.
@@ -30,6 +32,7 @@ class DeviceExecutable:
     """A Graph compiled for the device: a callable from arrays, one per param, to arrays of NumPy, one per result."""
 
     def __init__(self, graph: Graph) -> None:
+        graph = run_passes(graph, (written_out,))
         self._graph, self.notes = graph, Notes()
         self._precision = config.gpu_precision
         start = time.perf_counter()
