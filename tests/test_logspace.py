@@ -146,8 +146,9 @@ def test_random_values(seed: int, wide_a: float, wide_b: float, k: int, n: int, 
     value, shares = reference_shares(a, B)
     found, of_a, of_B = COMPILED(a, B)
     np.testing.assert_allclose(found, value, rtol=1e-14, atol=1e-14)
-    np.testing.assert_allclose(of_B, shares, rtol=1e-11, atol=1e-300)
-    np.testing.assert_allclose(of_a, shares.sum(axis=1), rtol=1e-11, atol=1e-300)
+    # Shares of all that are less than 1e-27 may be lost where the sum is near what counts as nothing.
+    np.testing.assert_allclose(of_B, shares, rtol=1e-11, atol=1e-27)
+    np.testing.assert_allclose(of_a, shares.sum(axis=1), rtol=1e-11, atol=1e-27)
 
 
 def compiled() -> Any:
