@@ -181,8 +181,9 @@ def push(roots: Sequence[Any], targets: Sequence[Any], given: Sequence[Any], con
     Loops of the same steps that record different things are taken for one, so that each is differentiated once.
     """
     from ostinato.rewrite.loop_absorb import without_twins
+    from ostinato.rewrite.stability import stable
 
-    places = without_twins([*roots, *targets, *constants])
+    places = without_twins(stable([*roots, *targets, *constants], [*targets, *constants]))
     n, m = len(roots), len(targets)
     seeds: dict[Node, Any] = {}
     for w, t in zip(places[n : n + m], given, strict=True):

@@ -314,15 +314,17 @@ def _report_disconnected(cost: Any, missing: list[Node], action: str) -> None:
 def _merged(
     seeds: list[tuple[Any, Any]], targets: list[Any], constants: list[Any]
 ) -> tuple[list[tuple[Any, Any]], list[Any], list[Any]]:
-    """Seeds, targets and constants in a graph where loops that record more of the same steps are one.
+    """Seeds, targets and constants in a graph of stable forms where loops that record more of the same steps are one.
 
     Without this each order of differentiation would reverse every such loop anew. And the last row of a state is
     its final value: the cotangent of all rows, zeros but for one, would be as large as they are.
     """
     from ostinato.rewrite.last_only import last_states
     from ostinato.rewrite.loop_absorb import without_twins
+    from ostinato.rewrite.stability import stable
 
-    roots = without_twins([n for pair in seeds for n in pair] + targets + constants)
+    fixed = targets + constants
+    roots = without_twins(stable([n for pair in seeds for n in pair] + fixed, fixed))
     replaced = last_states(roots, set(roots))
     roots = redirect(roots, replaced) if replaced else roots
     n, m = 2 * len(seeds), len(targets)

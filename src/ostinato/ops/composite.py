@@ -227,14 +227,14 @@ def logsumexp(x: Any, axis: Axis = None, keepdims: bool = False) -> Any:
     result = logarithm_of_product(node, axes)
     if result is not None:
         return result if keepdims else dimshuffle(result, [i for i in range(node.type.ndim) if i not in axes])
-    peak = _peak(node, axes)
+    peak = finite_peak(node, axes)
     total = sum_(e.exp(node - peak), axis=axes, keepdims=True)
     nothing = e.eq(total, 0)
     result = e.where(nothing, -math.inf, e.log(e.where(nothing, 1, total)) + peak)
     return result if keepdims else dimshuffle(result, [i for i in range(node.type.ndim) if i not in axes])
 
 
-def _peak(x: Any, axes: Sequence[int]) -> Any:
+def finite_peak(x: Any, axes: Sequence[int]) -> Any:
     """The maximum, or 0 where it is infinite: what to shift by before exp. The result does not depend on it."""
     peak = zero_grad(max_(x, axis=axes, keepdims=True))
     return e.where(e.isinf(peak), 0, peak)
@@ -244,7 +244,7 @@ def softmax(x: Any, axis: int = -1) -> Any:
     """exp(x) scaled to a sum of 1 along `axis`."""
     node = _as_float(x)
     axes = (normalize_axis(axis, node.type.ndim),)
-    weights = e.exp(node - _peak(node, axes))
+    weights = e.exp(node - finite_peak(node, axes))
     return weights / sum_(weights, axis=axes, keepdims=True)
 
 
@@ -252,7 +252,7 @@ def log_softmax(x: Any, axis: int = -1) -> Any:
     """log(softmax(x)) along `axis` without underflow."""
     node = _as_float(x)
     axes = (normalize_axis(axis, node.type.ndim),)
-    shifted = node - _peak(node, axes)
+    shifted = node - finite_peak(node, axes)
     return shifted - e.log(sum_(e.exp(shifted), axis=axes, keepdims=True))
 
 

@@ -75,7 +75,7 @@ def _static_length(index: slice, size: int | None) -> int | None:
 
 def is_reversal(node: Node) -> bool:
     """Whether a node is `x[::-1]`: all of an array, from the last row to the first."""
-    if node.op is not SUBTENSOR or node.params[0][0] != (False, False, True):
+    if node.op is not SUBTENSOR or node.params[0][:1] != ((False, False, True),):
         return False
     return static_int(node.inputs[1]) == -1 and all(p == _FULL for p in node.params[0][1:])
 

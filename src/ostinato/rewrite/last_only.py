@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from ostinato.errors import at
 from ostinato.graph import Graph, Node, make, redirect, topological
 from ostinato.ops.composite import stack
 from ostinato.ops.elementwise import maximum, minimum
@@ -35,6 +36,7 @@ from ostinato.ops.loop import (
 from ostinato.ops.movement import expand_dims
 from ostinato.ops.sizes import broadcast_to, sizes
 from ostinato.rewrite.engine import rewrite_pass
+from ostinato.rewrite.notes import called, tell
 
 # So many last rows are carried; more are stored with all others.
 _MOST = 4
@@ -45,7 +47,12 @@ def last_only(graph: Graph) -> Graph:
     """Carry the last rows of outputs of which no others are read."""
     states = last_states(graph.results, set(graph.results))
     if states:
+        outputs = dict.fromkeys(n.inputs[0] for n in states)
         graph = Graph(graph.params, tuple(redirect(graph.results, states)))
+        stored = set(graph.nodes())
+        for x in outputs:
+            if x not in stored:
+                _tell(x, 1)
     alias: dict[Node, Any] = {}
     for loop, rows in _tails(graph).items():
         alias.update(_carried(loop, rows))
@@ -72,6 +79,15 @@ def last_states(roots: Sequence[Node], named: set[Node]) -> dict[Node, Any]:
             some = not spec.has_until and (static_int(steps) or 0) > 0
             alias[node] = final if some else expand_dims(final, 0)[: minimum(steps, 1)][-1]
     return alias
+
+
+def _tell(output: Node, depth: int) -> None:
+    spec: LoopSpec = output.inputs[0].params[0]
+    value = body_of(spec).outputs[output.params[0] - spec.n_carries]
+    what = output.name or value.name or value.op.name
+    rows = "the last row is read: it is" if depth == 1 else f"the last {depth} rows are read: they are"
+    where = f"{what!r}, an output of {called(spec)}{at(value.source)}"
+    tell(f"last_only: of {where}, only {rows} carried, and no others stored.")
 
 
 def _tails(graph: Graph) -> dict[Node, dict[int, int]]:
@@ -158,6 +174,7 @@ class _Change:
         alias: dict[Node, Any] = dict(zip(old.finals, new.finals, strict=False))
         alias |= dict(zip(old.outputs, new.outputs, strict=True))
         for j, places in self.kept.items():
+            _tell(old.outputs[j], len(places))
             alias[old.outputs[j]] = self._rows([new.finals[i] for i in places], steps)
         return {**alias, old.trips_done: new.trips_done} if self.kept else {}
 

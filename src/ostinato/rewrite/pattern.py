@@ -8,7 +8,7 @@ the right side is put, if it has the same type. Soundness is tested by evaluatin
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,8 +38,11 @@ def rule(make_sides: Callable[..., tuple[Any, Any]], dtype: str = "float64") -> 
     return Rule(make_sides.__name__, variables, left, right)
 
 
-def match(pattern: Node, node: Node, found: dict[Node, Node]) -> bool:
-    """Whether `node` has the form of `pattern`; fills in what each variable stands for."""
+def match(pattern: Node, node: Node, found: dict[Node, Node], opaque: Container[Node] = ()) -> bool:
+    """Whether `node` has the form of `pattern`; fills in what each variable stands for.
+
+    What `opaque` nodes are computed from is not looked at, unless it is `node` itself.
+    """
     stack = [(pattern, node)]
     while stack:
         p, n = stack.pop()
@@ -49,11 +52,16 @@ def match(pattern: Node, node: Node, found: dict[Node, Node]) -> bool:
         elif p.op is CONSTANT:
             if not _same_constant(p, n):
                 return False
-        elif p.op is not n.op or p.params != n.params or len(p.inputs) != len(n.inputs):
+        elif not _has_form(p, n) or (n is not node and n in opaque):
             return False
         else:
             stack.extend(zip(p.inputs, n.inputs, strict=True))
     return True
+
+
+def _has_form(pattern: Node, node: Node) -> bool:
+    """Whether a node is of the op of a pattern; its inputs are another matter."""
+    return pattern.op is node.op and pattern.params == node.params and len(pattern.inputs) == len(node.inputs)
 
 
 def _same_constant(pattern: Node, node: Node) -> bool:
@@ -84,12 +92,17 @@ class RuleTable:
         for r in rules:
             self._by_op.setdefault(r.left.op, []).append(r)
 
-    def apply(self, node: Node) -> Node | None:
-        """The replacement of a node by the first rule that matches and keeps its type, or None."""
+    def first(self, node: Node, opaque: Container[Node] = ()) -> tuple[Rule, Any] | None:
+        """The first rule that matches a node and keeps its type, and the replacement; None if there is none."""
         for r in self._by_op.get(node.op, ()):
             found: dict[Node, Node] = {}
-            if match(r.left, node, found):
+            if match(r.left, node, found, opaque):
                 new = build(r.right, found, node.type.dtype)
                 if new.type == node.type:
-                    return new
+                    return r, new
         return None
+
+    def apply(self, node: Node) -> Node | None:
+        """The replacement of a node by the first rule that matches and keeps its type, or None."""
+        found = self.first(node)
+        return None if found is None else found[1]
