@@ -30,6 +30,9 @@ def test_an_interpreted_function() -> None:
     text = recurrence("reference").explain()
     assert text.splitlines() == [
         "sums(x): interpreted with NumPy, step by step.",
+        "What was rewritten:",
+        "  last_only: of 'add', an output of a loop (test_explain.py:20), only the last row is read: it is carried, "
+        "and no others stored.",
         "The graph has 2 operations outside of loops.",
         "Loop 'outer': 3 operations per step; reads 1 sequence, carries 1 value, records 1 output; "
         "derivatives go back 2 steps.",
