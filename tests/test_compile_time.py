@@ -114,3 +114,14 @@ def test_the_benchmark_prints_a_table() -> None:
     assert "algebra" in text or "compiling" in text
     assert measure("many scalars", [10, 20], False, False).count("\n") > 5
     assert growth([10, 20], [1.0, 4.0]) == "2.0"
+
+
+def test_the_text_of_a_stage_is_no_longer_than_the_stage() -> None:
+    """What is read twice is written once, or twenty squares would fill a million lines."""
+    x = T.dvector("x")
+    y = x
+    for _ in range(25):
+        y = T.sin(y) * y
+    text = ostinato.function([x], y, mode="native").explain("nest")
+    assert len(text) < 20_000
+    assert text.count("part.") > 20

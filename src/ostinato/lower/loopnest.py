@@ -26,6 +26,7 @@ import itertools
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -506,21 +507,64 @@ def format_nest(body: list[Stmt], indent: str = "") -> str:
     return "\n".join(line for stmt in body for line in _lines(stmt, indent))
 
 
-def format_expr(expr: Expr) -> str:
+def format_expr(expr: Expr, names: Mapping[Expr, str] = MappingProxyType({})) -> str:
+    """An expression as text, with names for some of its parts."""
+    if expr in names:
+        return names[expr]
     if isinstance(expr, Const):
         return f"{expr.value}"
     if isinstance(expr, Var):
         return expr.name
     if isinstance(expr, Load):
-        return f"{format_expr(expr.pointer)}[{format_expr(expr.offset)}]"
-    return f"{expr.name}({', '.join(map(format_expr, expr.args))})"
+        return f"{format_expr(expr.pointer, names)}[{format_expr(expr.offset, names)}]"
+    return f"{expr.name}({', '.join([format_expr(a, names) for a in expr.args])})"
+
+
+# An expression of more parts is written with names for those that occur more than once: else its text may
+# be far longer than it is.
+_LONG_TEXT = 100
+
+
+def _named_parts(value: Expr, indent: str) -> tuple[list[str], str]:
+    """Lines that name parts of a long expression, and its text in terms of them."""
+    order: list[Expr] = []
+    stack: list[tuple[Expr, bool]] = [(value, False)]
+    parents: dict[Expr, int] = {}
+    while stack:
+        expr, complete = stack.pop()
+        if complete:
+            order.append(expr)
+        elif expr not in parents:
+            parents[expr] = 0
+            stack.append((expr, True))
+            stack += [(a, False) for a in (expr.args if isinstance(expr, Op) else ())]
+    sizes: dict[Expr, int] = {}
+    for expr in order:
+        args = expr.args if isinstance(expr, Op) else ()
+        sizes[expr] = 1 + sum(sizes[a] for a in args)
+        for a in args:
+            parents[a] += 1
+    if sizes[value] <= _LONG_TEXT:
+        return [], format_expr(value)
+    names: dict[Expr, str] = {}
+    lines = []
+    for expr in order:
+        if isinstance(expr, Op) and parents[expr] > 1:
+            text = format_expr(expr, names)
+            names[expr] = f"part.{len(names)}"
+            lines.append(f"{indent}{names[expr]} = {text}")
+    return lines, format_expr(value, names)
 
 
 def _lines(stmt: Stmt, indent: str) -> Iterator[str]:
     if isinstance(stmt, Let):
-        yield f"{indent}{stmt.var.name} = {format_expr(stmt.value)}"
+        parts, value = _named_parts(stmt.value, indent)
+        yield from parts
+        yield f"{indent}{stmt.var.name} = {value}"
     elif isinstance(stmt, Store):
-        yield f"{indent}{format_expr(stmt.pointer)}[{format_expr(stmt.offset)}] = {format_expr(stmt.value)}"
+        parts, value = _named_parts(stmt.value, indent)
+        yield from parts
+        yield f"{indent}{format_expr(stmt.pointer)}[{format_expr(stmt.offset)}] = {value}"
     elif isinstance(stmt, Alloc):
         kept = "" if stmt.result is None else f" kept as results[{stmt.result}]"
         yield f"{indent}{stmt.var.name} = alloc {stmt.dtype}[{format_expr(stmt.count)}]{kept}"
