@@ -115,7 +115,7 @@ def _span_up(index: slice, size: Any) -> Any:
     """How many elements lie between start and stop of an upward slice."""
     start = static_int(index.start) if index.start is not None else 0
     if index.stop is None and start is not None and start > 0:
-        return maximum(as_size_node(size) - start, 0)
+        return _shortened(size, start)
     stop = size if index.stop is None else _bound(index.stop, size, 0)
     return stop if start == 0 else maximum(stop - _bound(index.start, size, 0), 0)
 
@@ -131,7 +131,20 @@ def _bound(bound: Any, size: Any, lowest: int) -> Any:
     known, size = static_int(bound), as_size_node(size)
     if known is None:
         return maximum(minimum(where(lt(bound, 0), bound + size, bound), size + lowest), lowest)
+    if known < 0 == lowest:
+        return _shortened(size, -known)
     return minimum(size + lowest, known) if known >= 0 else maximum(size + known, lowest)
+
+
+def _shortened(size: Any, by: int) -> Any:
+    """The size less a number, or 0. What was shortened before has one form, so that x[2:] and x[1:][:-1] have one size."""
+    base, offset = as_size_node(size), -by
+    if base.op.name == "maximum" and static_int(base.inputs[1]) == 0:
+        base = base.inputs[0]
+    while base.op.name in ("add", "sub") and (known := static_int(base.inputs[1])) is not None:
+        offset += known if base.op.name == "add" else -known
+        base = base.inputs[0]
+    return maximum(base + offset, 0)
 
 
 # ---- for many steps at once ---------------------------------------------------------------------
