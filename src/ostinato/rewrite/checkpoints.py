@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -55,6 +55,10 @@ from ostinato.rewrite.loop_prune import loop_prune
 
 # What a step of a block takes, times what it records: its derivatives write down as much again.
 _PER_ROW = 2
+# How often a carry of a loop over blocks is in memory: twice in each of the two loops, and what is added to it twice.
+_IN_BLOCKS = 6
+# Of a budget so much is left to whatever is small; and of a large one, for which there are huge pages, one of these.
+_HELD_BACK, _HUGE_PAGE, _LARGE = 1 / 32, 1 << 21, 3_500_000
 # What a block records is best read while it lies in the cache: bytes of it.
 _CACHE = 1 << 19
 
@@ -226,6 +230,21 @@ class _Family:
     def _kept(self) -> list[_Member]:
         return [self.members[node] for node in self.tables]
 
+    def fixed_bytes(self) -> Any:
+        """What the loops take besides, however long blocks are: carries as they change, and matrices for products.
+
+        A loop has two buffers per carry; where there are blocks, that over the blocks and that within one. What one
+        step adds to a sum and the sum itself take one each. Matrices that do not change are packed.
+        """
+        found: list[tuple[Sequence[Any], str]] = []
+        for m in self.members.values():
+            times = _IN_BLOCKS if m.reads else 2
+            found += [(sizes(c), c.type.dtype) for c in m.given.carries for _ in range(times)]
+            factors = {i for n in m.spec.body.nodes() if n.op.name == "matmul" for i in topological(n.inputs)}
+            pairs = zip(m.body.invariants, m.given.invariants, strict=True)
+            found += [(sizes(w), w.type.dtype) for p, w in pairs if p in factors and w.type.ndim == 2]
+        return _total(found)
+
 
 def _total(arrays: Iterable[tuple[Sequence[Any], str]]) -> Any:
     """The bytes of some arrays, 1 at least."""
@@ -239,6 +258,14 @@ def _total(arrays: Iterable[tuple[Sequence[Any], str]]) -> Any:
 
 
 # ---- how long blocks are --------------------------------------------------------------------------
+
+
+class _Bytes(NamedTuple):
+    """What takes memory: what is kept where a block ends, a step of a block, and what does not depend on lengths."""
+
+    carry: Any
+    row: Any
+    fixed: Any
 
 
 @dataclass(frozen=True)
@@ -256,34 +283,37 @@ def _lengths(family: _Family, n_sharing: int) -> _Lengths:
         return _Lengths([constant(policy.every, "int64")])
     assert policy.budget is not None
     budget = policy.budget // n_sharing if policy.shared else policy.budget
-    carry, row = family.carry_bytes(), _PER_ROW * family.row_bytes()
-    return _within(n, carry, row, budget, _label(family.root.spec), family.root.spec.has_until)
+    bytes_of = _Bytes(family.carry_bytes(), _PER_ROW * family.row_bytes(), family.fixed_bytes())
+    return _within(n, bytes_of, budget, _label(family.root.spec), family.root.spec.has_until)
 
 
 def _label(spec: LoopSpec) -> str:
     return spec.name or "a loop"
 
 
-def _within(n: Any, carry: Any, row: Any, budget: int, label: str, unknown: bool) -> _Lengths:
+def _within(n: Any, bytes_of: _Bytes, budget: int, label: str, unknown: bool) -> _Lengths:
     """Lengths of blocks such that what is kept of n steps takes no more than a budget.
 
     Blocks of k steps keep n / k carries and k rows: (n / k) c + k r <= m has the roots below. Where it has none, half
     of the budget is for blocks of k' steps, 2 n c / k' = m, and half for blocks within one of them.
     """
-    c, r = cast(carry, "float64"), cast(row, "float64")
-    m = maximum(budget - c - r, 1.0)
+    c, r, fixed = (cast(v, "float64") for v in bytes_of)
+    usable = (1.0 - _HELD_BACK) * budget
+    usable = max(min(usable, _LARGE), usable - _HUGE_PAGE)
+    m = maximum(usable - c - r - fixed, 1.0)
     most = None
     if unknown:
         fitting = 0.9 * maximum(m * m / (4.0 * c * r), m * m * m / (32.0 * c * c * r))
         most = cast(floor(minimum(fitting, 2.0**62)), "int64")
         n = minimum(n, most)
     steps = cast(n, "float64")
-    cached = maximum(_CACHE // row, 1)
+    cached = maximum(_CACHE // bytes_of.row, 1)
     one, fits_in_one = _length(steps, c, r, m, cached)
     outer = maximum(ceil(2.0 * steps * c / m), 1.0)
     inner, fits_in_two = _length(outer, c, r, m / 2.0, cached)
     # Of what would fit without rounding a tenth more, so that with as much the lengths below are found.
-    enough = 1.1 * minimum(2.0 * sqrt(steps * c * r), (32.0 * steps * c * c * r) ** (1 / 3)) + 4.0 * (c + r)
+    enough = 1.1 * minimum(2.0 * sqrt(steps * c * r), (32.0 * steps * c * c * r) ** (1 / 3)) + 4.0 * (c + r) + fixed
+    enough = (enough + where(enough > _LARGE, _HUGE_PAGE, 0.0)) / (1.0 - _HELD_BACK)
     needed = where(fits_in_one | fits_in_two, 0, maximum(cast(ceil(enough), "int64"), budget + 1))
     needed = constant(0, "int64") if unknown else needed  # it may well end before, and is checked then
     first = within_budget(where(fits_in_one, one, cast(outer, "int64")), needed, budget, label)

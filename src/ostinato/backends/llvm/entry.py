@@ -172,9 +172,10 @@ def _run(module: ir.Module, pool: Pool, drop: Any) -> Any:
         with w.when(w.is_(code, "!=", I32(TOO_SMALL))):
             b.ret(code)
         n_bytes = b.add(b.add(w.word(block, WANTED), end), I64(_SLACK))
-        # A small workspace doubles, so that it seldom has to grow. Pages of a large one are dear: some reserve will do.
-        double = b.mul(room(w, block), I64(2))
-        least = b.select(w.is_(n_bytes, "<", I64(_LARGE)), double, b.add(n_bytes, b.ashr(n_bytes, I64(3))))
+        # A small workspace grows fast: seldom, and so that little was used of those before. Pages of a large one are
+        # dear: some reserve will do.
+        more = b.mul(room(w, block), I64(4))
+        least = b.select(w.is_(n_bytes, "<", I64(_LARGE)), more, b.add(n_bytes, b.ashr(n_bytes, I64(3))))
         larger = b.select(w.is_(n_bytes, "<", least), least, n_bytes)
         with w.when(w.is_(larger, ">", w.word(descriptor, MOST))):
             w.put(descriptor, EXCEEDED, larger)
@@ -184,11 +185,7 @@ def _run(module: ir.Module, pool: Pool, drop: Any) -> Any:
             b.ret(I32(NO_MEMORY))
         w.copy(new, block, end)
         w.put(place, 0, new)
-        is_large = w.is_(room(w, block), ">=", I64(_LARGE))
-        with w.when(is_large):  # nobody will ask for so much again
-            b.call(pool.free, [runtime, block])
-        with w.when(b.not_(is_large)):
-            b.call(pool.give, [runtime, block])
+        b.call(pool.free, [runtime, block])  # not to wait for others: a budget counts it with the one that follows
         w.put(descriptor, WORKSPACE, larger)
     b.unreachable()
     return w.function
