@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import itertools
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,8 @@ import pytest
 import ostinato
 import ostinato.tensor as T
 from ostinato.backends.llvm import kernels
+from ostinato.graph import make
+from ostinato.ops.contraction import ACCUMULATE
 
 RNG = np.random.default_rng(7)
 TOLERANCE = {"float32": 2e-5, "float64": 1e-12}
@@ -68,6 +71,28 @@ def test_special_values_stay_in_their_columns() -> None:
     assert np.isinf(product[:, 5]).all()
     assert np.isnan(product[:, 69]).all()
     assert np.isfinite(np.delete(product, [5, 69], axis=1)).all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("columns", [1, 17, 70])
+def test_sums_go_on_whatever_is_added_at_a_time(dtype: str, columns: int) -> None:
+    """Of both orders of rows, with bits that do not depend on how rows are divided; the terms are NumPy's, one by one."""
+    rows, own = 300, 13
+    C, X, Y = T.matrix("C", dtype), T.matrix("X", dtype), T.matrix("Y", dtype)
+    c, x, y = (RNG.normal(size=shape).astype(dtype) for shape in ((own, columns), (rows, own), (rows, columns)))
+    for backwards in (False, True):
+        add = ostinato.function([C, X, Y], make(ACCUMULATE, (C, X, Y), (backwards,)), mode="native")
+        assert f"kernels.add_{dtype}" in add.explain("nest")
+        whole = add(c, x, y)
+        np.testing.assert_allclose(whole, c + x.T.astype("float64") @ y, TOLERANCE[dtype], 10 * TOLERANCE[dtype])
+        for cuts in ([0, 1, 300], [0, 128, 300], [0, 7, 7, 129, 257, 300]):
+            total = c
+            parts = list(itertools.pairwise(cuts))
+            for start, stop in reversed(parts) if backwards else parts:
+                total = add(total, x[start:stop], y[start:stop])
+            np.testing.assert_array_equal(total, whole)
+        with pytest.raises(ValueError, match="accumulate"):
+            add(c, x, y[1:])
 
 
 # ---- within loops ---------------------------------------------------------------------------------

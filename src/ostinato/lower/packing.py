@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from ostinato.graph import Graph, Node
-from ostinato.lower.arrays import Array, Memory, copied, in_memory, is_one, new_array, start_of
+from ostinato.lower.arrays import Array, Memory, copied, in_memory, is_one, new_array, placed, start_of
 from ostinato.lower.loopnest import Expr, For, Nest, Split
 from ostinato.lower.scalarize import Block
 from ostinato.printing import standalone
@@ -37,10 +37,10 @@ def product(block: Block, node: Node) -> Array | None:
     fixed = _fixed(block, left)
     if fixed is None or is_one(block.array(left).sizes[0]):
         return None
-    column = _transposed(block, block.in_memory(right))
+    column = transposed(block, block.in_memory(right))
     flipped = fixed._replace(is_transposed=not fixed.is_transposed)
     result = _multiplied(block, node, column, flipped)
-    return None if result is None else _transposed(block, result)
+    return None if result is None else transposed(block, result)
 
 
 def turned(block: Block, node: Node) -> Array | None:
@@ -54,7 +54,7 @@ def turned(block: Block, node: Node) -> Array | None:
     value = outside.array(fixed.node)
     if value.memory is None:
         return None
-    value = _transposed(block, value) if fixed.is_transposed else value
+    value = transposed(block, value) if fixed.is_transposed else value
     assert value.memory is not None
     if is_one(value.memory.strides[1]):
         return None
@@ -91,7 +91,7 @@ def _multiplied(block: Block, node: Node, a: Array, fixed: _Fixed) -> Array | No
     value = fixed.block.array(fixed.node)
     if value.memory is None:
         return None
-    b = _transposed(block, value) if fixed.is_transposed else value
+    b = transposed(block, value) if fixed.is_transposed else value
     block.require_equal(a.sizes[1], b.sizes[0])
     key = fixed.loop, fixed.node, fixed.is_transposed
     if key not in fixed.block.packed:
@@ -115,17 +115,44 @@ def multiply(block: Block, a: Array, b: Array, c: Array) -> None:
     _multiply(block, a, b, _packed(block, b), c)
 
 
+# So many terms of a sum are added before those of the next element are: what they are made of stays in the cache.
+TERMS = 128
+
+
+def add_product(block: Block, a: Array, b: Array, c: Array) -> None:
+    """c = c + a @ b, for matrices in memory; each element of c is a sum to which one term after the other is added."""
+    assert a.memory is not None
+    assert b.memory is not None
+    nest = block.nest
+    inner, columns = b.sizes
+    panels = nest.alloc(nest.mul(_width_of_panels(block, b), block.int(TERMS)), b.dtype)
+    some = nest.op("floor_div", nest.add(inner, block.int(TERMS - 1)), block.int(TERMS))
+    with nest.loop(nest.let(some)) as part:
+        first = nest.let(nest.mul(part.var, block.int(TERMS)))
+        n = nest.let(nest.op("minimum", nest.op("sub", inner, first), block.int(TERMS)))
+        rows = placed(nest, b, [first, block.int(0)], [n, columns])
+        assert rows.memory is not None
+        nest.kernel(f"kernels.pack_{b.dtype}", [start_of(block, rows), *b.memory.strides, panels, *rows.sizes], panels)
+        _multiply(block, placed(nest, a, [block.int(0), first], [a.sizes[0], n]), rows, panels, c, "add")
+
+
+def _width_of_panels(block: Block, b: Array) -> Expr:
+    """The columns of all panels of a matrix, of which the last may be less than full."""
+    nest, width = block.nest, block.int(block.nest.panels[b.dtype])
+    some = nest.op("floor_div", nest.add(b.sizes[1], nest.op("sub", width, nest.const(1))), width)
+    return nest.mul(some, width)
+
+
 def _packed(block: Block, b: Array) -> Expr:
     """The address of the panels of a matrix, made here."""
     assert b.memory is not None
-    nest, width = block.nest, block.int(block.nest.panels[b.dtype])
-    some = nest.op("floor_div", nest.add(b.sizes[1], nest.op("sub", width, nest.const(1))), width)
-    pointer = nest.alloc(nest.mul(nest.mul(some, width), b.sizes[0]), b.dtype)
+    nest = block.nest
+    pointer = nest.alloc(nest.mul(_width_of_panels(block, b), b.sizes[0]), b.dtype)
     nest.kernel(f"kernels.pack_{b.dtype}", [start_of(block, b), *b.memory.strides, pointer, *b.sizes], pointer)
     return pointer
 
 
-def _multiply(block: Block, a: Array, b: Array, panels: Expr, c: Array) -> None:
+def _multiply(block: Block, a: Array, b: Array, panels: Expr, c: Array, kernel: str = "multiply") -> None:
     assert a.memory is not None
     assert c.memory is not None
     args = [
@@ -137,10 +164,10 @@ def _multiply(block: Block, a: Array, b: Array, panels: Expr, c: Array) -> None:
         a.sizes[0],
         *b.sizes,
     ]
-    block.nest.kernel(f"kernels.multiply_{a.dtype}", args, c.memory.pointer)
+    block.nest.kernel(f"kernels.{kernel}_{a.dtype}", args, c.memory.pointer)
 
 
-def _transposed(block: Block, x: Array) -> Array:
+def transposed(block: Block, x: Array) -> Array:
     assert x.memory is not None
     region = Memory(x.memory.pointer, x.memory.offset, x.memory.strides[::-1])
     return in_memory(block.nest, x.dtype, x.sizes[::-1], region)

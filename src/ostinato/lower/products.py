@@ -14,6 +14,7 @@ from ostinato.lower import blas, packing
 from ostinato.lower.arrays import (
     Array,
     Memory,
+    copied,
     count,
     in_memory,
     is_contiguous,
@@ -78,6 +79,44 @@ def _one_product(block: Block, a: Array, b: Array, c: Array) -> None:
     with nest.when(large):
         blas.gemm(block, a, b, c)
     return None
+
+
+@lowering("accumulate")
+def _accumulate(block: Block, node: Node) -> Array:
+    """Terms are added one after the other to what is there, so the sums do not show how many were added at a time."""
+    nest, (backwards,) = block.nest, node.params
+    begun = block.array(node.inputs[0])
+    x, b = (block.in_memory(i) for i in node.inputs[1:])
+    block.require_equal(x.sizes[0], b.sizes[0])
+    for own, wanted in zip(begun.sizes, (x.sizes[1], b.sizes[1]), strict=True):
+        block.require_equal(own, wanted)
+    c = copied(nest, begun)
+    if backwards:
+        x, b = _upside_down(block, x), _upside_down(block, b)
+    a = packing.transposed(block, x)
+    if c.dtype in nest.panels:
+        packing.add_product(block, a, b, c)
+    else:
+        nest.for_each(list(c.sizes), lambda index: _add_terms(block, a, b, c, index))
+    return c
+
+
+def _add_terms(block: Block, a: Array, b: Array, c: Array, index: Sequence[Expr]) -> None:
+    nest, (i, j) = block.nest, index
+    with nest.loop(b.sizes[0], "k") as k:
+        total = nest.carry(k, c.at(index), "sum")
+        product = block.op("mul", a.at([i, k.var]), b.at([k.var, j]), dtype=c.dtype)
+        total.next = block.op("add", total.var, product, dtype=c.dtype)
+    store(nest, c, index, total.result)
+
+
+def _upside_down(block: Block, x: Array) -> Array:
+    """The rows of a matrix from the last to the first."""
+    assert x.memory is not None
+    nest, (row, column) = block.nest, x.memory.strides
+    last = nest.mul(nest.op("sub", x.sizes[0], nest.const(1)), row)
+    region = Memory(x.memory.pointer, nest.add(x.memory.offset, last), (nest.mul(row, nest.const(-1)), column))
+    return in_memory(nest, x.dtype, x.sizes, region)
 
 
 def _is_small(node: Node) -> bool:

@@ -131,6 +131,54 @@ MATMUL: Op = register(
 )
 
 
+def _accumulate_infer(c: Node, x: Node, y: Node, *, backwards: bool) -> TensorType:
+    if len({n.type.dtype for n in (c, x, y)}) != 1 or {n.type.ndim for n in (c, x, y)} != {2}:
+        raise OstinatoTypeError(
+            f"accumulate: expected matrices of one dtype, got {describe(c)}, {describe(x)} and {describe(y)}"
+        )
+    result = x.type.with_shape((x.type.shape[1], y.type.shape[1]))
+    rows = x.type.shape[0], y.type.shape[0]
+    pairs = [rows, *zip(c.type.shape, result.shape, strict=True)]
+    if any(None not in pair and len(set(pair)) > 1 for pair in pairs):
+        raise ShapeError(f"accumulate: {describe(x)}.T @ {describe(y)} cannot be added to {describe(c)}")
+    return result
+
+
+def _accumulate_numpy(c: Any, x: Any, y: Any, *, backwards: bool) -> Any:
+    product = _matmul_numpy(x.T, y)
+    if product.shape != c.shape:
+        raise ValueError(f"shapes do not fit, a product of shape {product.shape} is added to one of {c.shape}")
+    return c + product
+
+
+def _accumulate_vjp(g: Any, out: Node, c: Node, x: Node, y: Node, *, backwards: bool) -> tuple[Any, Any, Any]:
+    return g, make(MATMUL, (y, swapaxes(g, 0, 1))), make(MATMUL, (x, g))
+
+
+ACCUMULATE: Op = register(
+    Op(
+        "accumulate",
+        infer=_accumulate_infer,
+        numpy=_accumulate_numpy,
+        vjp=_accumulate_vjp,
+        sizes=lambda c, x, y, *, backwards: [sizes(x)[1], sizes(y)[1]],
+        params=("backwards",),
+        samples=(
+            Sample(
+                lambda c, x, y: make(ACCUMULATE, (c, x, y), (True,)),
+                (_RNG.normal(size=(2, 4)), _RNG.normal(size=(3, 2)), _RNG.normal(size=(3, 4))),
+            ),
+            Sample(
+                lambda c, x, y: make(ACCUMULATE, (c, x, y), (False,)),
+                (_RNG.normal(size=(2, 1)), _RNG.normal(size=(300, 2)), _RNG.normal(size=(300, 1))),
+            ),
+        ),
+        doc="`c + x.T @ y`, natively one row of x and y after the other, from the last if `backwards`; "
+        "so the bits do not depend on how rows are divided.",
+    )
+)
+
+
 def _pair(x: Any, y: Any) -> tuple[Any, Any]:
     a, b = as_operands(x, y)
     dtype = promote(a.type.dtype, b.type.dtype)

@@ -55,7 +55,8 @@ from ostinato.rewrite.loop_prune import loop_prune
 
 # What a step of a block takes, times what it records: its derivatives write down as much again.
 _PER_ROW = 2
-# How often a carry of a loop over blocks is in memory: twice in each of the two loops, and what is added to it twice.
+# How often a carry of a loop over blocks is in memory: twice in each of the two loops, and what is added to it, which
+# is laid out for that.
 _IN_BLOCKS = 6
 # Of a budget so much is left to whatever is small; and of a large one, for which there are huge pages, one of these.
 _HELD_BACK, _HUGE_PAGE, _LARGE = 1 / 32, 1 << 21, 3_500_000
@@ -233,8 +234,8 @@ class _Family:
     def fixed_bytes(self) -> Any:
         """What the loops take besides, however long blocks are: carries as they change, and matrices for products.
 
-        A loop has two buffers per carry; where there are blocks, that over the blocks and that within one. What one
-        step adds to a sum and the sum itself take one each. Matrices that do not change are packed.
+        A loop has two buffers per carry; where there are blocks, that over the blocks and that within one. What is
+        added to a sum takes as much again. Matrices that do not change are packed.
         """
         found: list[tuple[Sequence[Any], str]] = []
         for m in self.members.values():
@@ -448,7 +449,7 @@ class _Block:
         """The block's steps of a member: its carries after them, and some outputs."""
         start = self.start(member)
         sequences = [
-            self.rows(member.reads[i]) if i in member.reads else x[start : start + self.steps]
+            self.rows(member.reads[i]) if i in member.reads else _part(x, start, self.steps)
             for i, x in enumerate(member.given.sequences)
         ]
         graph, offset = _part_of(member, outputs)
@@ -459,6 +460,15 @@ class _Block:
             self.root = node
         found = results_of(node)
         return found.finals, found.outputs
+
+
+def _part(x: Any, start: Any, steps: Any) -> Any:
+    """Some rows of a sequence; of one in the other order, rows in the other order."""
+    if not is_reversal(x):
+        return x[start : start + steps]
+    whole = x.inputs[0]
+    stop = sizes(whole)[0] - start
+    return whole[stop - steps : stop][::-1]
 
 
 def _part_of(member: _Member, outputs: Sequence[int]) -> tuple[Graph, bool]:

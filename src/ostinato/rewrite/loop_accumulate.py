@@ -1,15 +1,17 @@
 """loop_accumulate: sums that a loop only adds to are taken out of it.
 
 before:  W = loop(n, x, g, W0; (x_t, g_t, W) -> W + x_t.T @ g_t)
-after:   W = W0 + merged(x).T @ merged(g)             # one product: the steps are more terms of its sums
+after:   W = accumulate(W0, merged(x), merged(g))     # W0 + x.T @ g: the steps are more terms of its sums
 
 before:  s = loop(n, x, s0; (x_t, s) -> s + sum(f(x_t)))
 after:   v = loop(n, x, zeros; (x_t, v) -> v + f(x_t))
-         s = s0 + sum(v)
+         s = s0 + sum(v)                              # and so for a loop in a loop: v goes on from step to step
 
 What a step only adds to, and nobody reads before the end, is no state. Gradients are full of it: the
 cotangent of every matrix that a step multiplies with, and of every bias. A factor that is no row of a sequence is
-recorded. Sums are in another order then, and differ in the last digits.
+recorded. Terms are added in the order of the steps, so that the same bits come out where steps are done block by block;
+but products come before sums over rows, and sums over elements after all steps, so the last digits are others than if
+each step were added for itself.
 """
 
 from __future__ import annotations
@@ -20,10 +22,10 @@ from typing import Any
 
 from ostinato.graph import Graph, Node, dependents, make, redirect, topological
 from ostinato.lower.arrays import TINY
-from ostinato.ops.contraction import MATMUL
+from ostinato.ops.contraction import ACCUMULATE, MATMUL
 from ostinato.ops.indexing import is_reversal
 from ostinato.ops.leaf import constant, constant_value, new_input, static_int
-from ostinato.ops.loop import LOOP, LoopSpec, body_of, results_of, sizes_outside, split
+from ostinato.ops.loop import ITEM, LOOP, LoopSpec, body_of, results_of, sizes_outside, split
 from ostinato.ops.movement import reshape, swapaxes
 from ostinato.ops.sizes import BROADCAST, as_size_nodes, broadcast_to, same_size, sizes
 from ostinato.ops.sizes import product as product_of_sizes
@@ -88,11 +90,43 @@ def _plain(size: Any) -> Any:
 
 def plus(first: Any, total: Any) -> Any:
     """The sum of an initial value and a total, which is the total where the sum began with zeros of its sizes."""
-    if first.op is BROADCAST and first.type == total.type and all(map(same_size, sizes(first), sizes(total))):
-        zero = constant_value(first.inputs[0])
-        if zero is not None and zero.ndim == 0 and zero == 0:
-            return total
-    return first + total
+    is_whole = first.type == total.type and all(map(same_size, sizes(first), sizes(total)))
+    return total if is_whole and _is_zero(first) else first + total
+
+
+def _is_zero(x: Node) -> bool:
+    """Whether an array is known to be of zeros."""
+    value = constant_value(x.inputs[0]) if x.op is BROADCAST else None
+    return value is not None and value.ndim == 0 and bool(value == 0)
+
+
+def _is_begun_with_zeros(x: Node) -> bool:
+    """Whether a value is what a loop made of zeros, to which its steps do nothing but add."""
+    place = _final_of(x)
+    if place is None:
+        return False
+    loop, i = place
+    return _is_zero(split(loop.params[0], loop.inputs).carries[i]) and _only_adds(loop.params[0], i)
+
+
+def _only_adds(spec: LoopSpec, i: int) -> bool:
+    """Whether all that steps do with carry i is to add to it, by themselves or in loops."""
+    if _term(spec, i) is not None:
+        return True
+    carry, following = spec.body.params[1 + spec.n_sequences + i], spec.body.results[i]
+    place = _final_of(following)
+    if place is None or carry in spec.body.results or [n for n in spec.body.nodes() if carry in n.inputs] != [place[0]]:
+        return False
+    inner: LoopSpec = place[0].params[0]
+    inits = split(inner, place[0].inputs).carries
+    begins = inits[place[1]] is carry and place[0].inputs.count(carry) == 1
+    return begins and _only_adds(inner, place[1])
+
+
+def _final_of(x: Node) -> tuple[Node, int] | None:
+    """The loop of which a value is a final carry, and which; None if it is none."""
+    is_final = x.op is ITEM and x.inputs[0].op is LOOP and x.params[0] < x.inputs[0].params[0].n_carries
+    return (x.inputs[0], x.params[0]) if is_final else None
 
 
 class _Change:
@@ -104,6 +138,7 @@ class _Change:
         self.outputs = list(self.body.outputs)
         self.removed: dict[int, Any] = {}  # from a carry to what makes its final value of the new loop's results
         self.carries: list[tuple[Node, Node, Node]] = []  # param, initial value and next value of new ones
+        self.begun: dict[Node, dict[int, Node]] = {}  # of inner loops, which carries begin with which param
 
     def can_record(self, term: Node) -> bool:
         """Whether both factors differ from step to step, and one has the sizes of rows that are kept anyway.
@@ -127,7 +162,7 @@ class _Change:
 
         def final(sums: list[Any], outputs: list[Any]) -> Any:
             a, b = (self._merged(p, outputs, turned) for p in places)
-            return plus(self.given.carries[i], make(MATMUL, (swapaxes(a, 0, 1), b)))
+            return make(ACCUMULATE, (self.given.carries[i], a, b), (turned,))
 
         self.removed[i] = final
 
@@ -142,20 +177,22 @@ class _Change:
     def _are_turned(self, places: Sequence[tuple[str, int]]) -> bool:
         """Whether some factors are read from the last step to the first, as gradients do, and all others are made here.
 
-        The sum is the same the other way round, and what is read lies in order then.
+        What is read lies in order then, and the terms are gone through from the last to the first.
         """
-        steps = _plain(self.given.trip_count)
         read = [self.given.sequences[k] for kind, k in places if kind == "sequence"]
-        return bool(read) and all(is_reversal(x) and same_size(sizes(x)[0], steps) for x in read)
+        return bool(read) and all(map(is_reversal, read))
 
     def _merged(self, place: tuple[str, int], outputs: list[Any], turned: bool) -> Any:
         """All steps of a matrix, one below the other."""
         kind, k = place
         rows = outputs[k] if kind == "output" else self.given.sequences[k]
+        steps = self.given.trip_count
+        whole = kind == "output" or same_size(sizes(rows)[0], _plain(steps))
         if turned:
             rows = rows[::-1] if kind == "output" else rows.inputs[0]
-        elif kind == "sequence" and not same_size(sizes(rows)[0], _plain(self.given.trip_count)):
-            rows = rows[: self.given.trip_count]
+            rows = rows if whole else rows[sizes(rows)[0] - steps :]
+        elif not whole:
+            rows = rows[:steps]
         return reshape(rows, [product_of_sizes(sizes(rows)[:-1]), sizes(rows)[-1]])
 
     def sum_after(self, i: int, term: Node) -> None:
@@ -167,7 +204,11 @@ class _Change:
             return
         param = new_input(value.type, None)
         place = len(self.carries)
-        self.carries.append((param, broadcast_to(constant(0, value.type.dtype), outside), param + value))
+        following = param + value
+        if _is_begun_with_zeros(value):  # the sums go on in the inner loop: no matter how many steps it has
+            self.begun.setdefault(value.inputs[0], {})[value.params[0]] = param
+            following = value
+        self.carries.append((param, broadcast_to(constant(0, value.type.dtype), outside), following))
 
         def final(sums: list[Any], outputs: list[Any]) -> Any:
             return plus(self.given.carries[i], make(term.op, (sums[place], *as_size_nodes(targets)), term.params))
@@ -179,7 +220,8 @@ class _Change:
         body, kept = self.body, [i for i in range(self.spec.n_carries) if i not in self.removed]
         params = [body.t, *body.sequences, *[body.carries[i] for i in kept], *[p for p, _, _ in self.carries]]
         following = [*[body.next_carries[i] for i in kept], *[n for _, _, n in self.carries]]
-        graph = Graph((*params, *body.invariants), (*following, *self.outputs))
+        results = redirect([*following, *self.outputs], self._going_on())
+        graph = Graph((*params, *body.invariants), tuple(results))
         inits = [*[self.given.carries[i] for i in kept], *[v for _, v, _ in self.carries]]
         inputs = (self.given.trip_count, *self.given.sequences, *inits, *self.given.invariants)
         new = results_of(make(LOOP, inputs, (replace(self.spec, body=graph, n_carries=len(inits)),)))
@@ -191,6 +233,17 @@ class _Change:
             return {}
         self._tell()
         return {**alias, old.trips_done: new.trips_done}
+
+    def _going_on(self) -> dict[Node, Any]:
+        """For the results of inner loops those of loops that begin with params."""
+        alias: dict[Node, Any] = {}
+        for node, inits in self.begun.items():
+            first = 1 + node.params[0].n_sequences
+            inputs = [inits.get(k - first, x) for k, x in enumerate(node.inputs)]
+            old, new = results_of(node), results_of(make(LOOP, tuple(inputs), node.params))
+            alias |= dict(zip([*old.finals, *old.outputs], [*new.finals, *new.outputs], strict=True))
+            alias[old.trips_done] = new.trips_done
+        return alias
 
     def _tell(self) -> None:
         n = len(self.removed)

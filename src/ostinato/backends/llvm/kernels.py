@@ -3,7 +3,8 @@
 `pack` lays a matrix out in *panels* of as many columns as a tile of registers has, row after row and filled
 up with zeros: what a product reads follows in memory. `multiply` goes over tiles of 6, 2 or 1 rows. An element of
 the result is one sum from the first term to the last, in whichever tile it lies, so that its bits depend neither on
-the number of rows nor on how they are divided.
+the number of rows nor on how they are divided. `add` goes on with sums that were begun: nor do they depend then on how
+the terms are divided.
 
 Compiled functions refer to kernels by name, `kernels.multiply_float32`, like to functions of libraries; so they
 have no part in the time it takes to compile a function.
@@ -14,7 +15,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable, Sequence
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import llvmlite.binding as llvm
 from llvmlite import ir
@@ -22,7 +23,7 @@ from llvmlite import ir
 from ostinato.backends.llvm.scalar import I32, I64, PTR, item_size, llvm_type
 
 DTYPES = ("float32", "float64")
-FUNCTIONS = ("pack", "multiply")
+FUNCTIONS = ("pack", "multiply", "add")
 # The rows of tiles, of full panels and of what is left of the columns. Each is code, and costs compile time.
 _TILES, _TAIL_TILES = (6, 2, 1), (6, 1)
 
@@ -70,7 +71,7 @@ _kept: list[Any] = []  # machine code that compiled functions call
 def kernel_module(dtype: str) -> ir.Module:
     """The kernels of a dtype, and `start(table)` that tells where they are."""
     module = ir.Module(name="ostinato.kernels")
-    functions = [_pack(module, dtype), _multiply(module, dtype)]
+    functions = [_pack(module, dtype), _multiply(module, dtype, False), _multiply(module, dtype, True)]
     start = ir.Function(module, ir.FunctionType(ir.VoidType(), [PTR]), "start")
     b = ir.IRBuilder(start.append_basic_block())
     for k, function in enumerate(functions):
@@ -172,9 +173,12 @@ def _pack(module: ir.Module, dtype: str) -> Any:
     return k.function
 
 
-def _multiply(module: ir.Module, dtype: str) -> Any:
-    """multiply(a, distance of rows, of columns, panels, c, distance of rows, rows, inner, columns): c = a @ w."""
-    k = _Kernel(module, "multiply", dtype, [PTR, I64, I64, PTR, PTR, I64, I64, I64, I64])
+def _multiply(module: ir.Module, dtype: str, adds: bool) -> Any:
+    """multiply(a, distance of rows, of columns, panels, c, distance of rows, rows, inner, columns): c = a @ w.
+
+    `add` has the same arguments: the sums begin with what c holds.
+    """
+    k = _Kernel(module, "add" if adds else "multiply", dtype, [PTR, I64, I64, PTR, PTR, I64, I64, I64, I64])
     a, a_row, a_column, panels, c, c_row, rows, inner, columns = k.function.args
     b = k.b
     n_bytes = b.mul(inner, I64(k.columns))  # a panel, in elements
@@ -187,7 +191,7 @@ def _multiply(module: ir.Module, dtype: str) -> Any:
             def tile(i: Any, _: list[Any], height: int = height) -> Sequence[Any]:
                 left, out = k.at(a, b.mul(i, a_row)), k.at(c, b.add(b.mul(i, c_row), first))
                 starts = [k.at(panel, v * k.lanes) for v in range(vectors)]
-                _tile(k, left, (a_row, a_column), starts, out, c_row, inner, height, mask)
+                _tile(k, left, (a_row, a_column), starts, _Target(out, c_row, mask, adds), inner, height)
                 return []
 
             (i,) = k.count(i, rows, height, [], tile)
@@ -200,7 +204,7 @@ def _multiply(module: ir.Module, dtype: str) -> Any:
         start = k.at(panels, b.mul(first, inner))
         both = (start, k.at(start, n_bytes))
         starts = [k.at(p, v * k.lanes) for p in both for v in range(k.vectors)]
-        _tile(k, a, (a_row, a_column), starts, k.at(c, first), c_row, inner, 1, None)
+        _tile(k, a, (a_row, a_column), starts, _Target(k.at(c, first), c_row, None, adds), inner, 1)
         return []
 
     def tail(first: Any, _: list[Any]) -> Sequence[Any]:
@@ -220,16 +224,17 @@ def _multiply(module: ir.Module, dtype: str) -> Any:
     return k.function
 
 
+class _Target(NamedTuple):
+    """Where the sums of a tile go: the distance of rows, which elements of a vector if not all; whether they add up."""
+
+    start: Any
+    row: Any
+    mask: Any
+    adds: bool
+
+
 def _tile(
-    k: _Kernel,
-    a: Any,
-    steps: tuple[Any, Any],
-    starts: list[Any],
-    c: Any,
-    c_row: Any,
-    inner: Any,
-    height: int,
-    mask: Any,
+    k: _Kernel, a: Any, steps: tuple[Any, Any], starts: list[Any], target: _Target, inner: Any, height: int
 ) -> None:
     """The sums of a tile, in registers until they are complete.
 
@@ -248,18 +253,25 @@ def _tile(
             found += [k.intrinsic(name, k.vector, factor, rights[v], sums[r * n + v]) for v in range(n)]
         return found
 
+    # The vectors of two panels follow each other in the result, too.
+    rows = [k.at(target.start, b.mul(target.row, I64(r))) if r else target.start for r in range(height)]
+    places = [k.at(row, v * k.lanes) for row in rows for v in range(n)]
     zero = ir.Constant(k.vector, [k.kind(0.0)] * k.lanes)
-    _, *sums = k.count(I64(0), inner, 1, [zero] * (height * n), term)
-    for r in range(height):
-        out = k.at(c, b.mul(c_row, I64(r))) if r else c
-        for v in range(n):
-            # The vectors of two panels follow each other in the result, too.
-            place = k.at(out, v * k.lanes)
-            if mask is None:
-                b.store(sums[r * n + v], place, align=k.size)
-            else:
-                name = f"llvm.masked.store.{k.suffix()}.p0"
-                k.intrinsic(name, ir.VoidType(), sums[r * n + v], place, I32(k.size), mask)
+    begun = [_begun(k, p, target.mask, zero) for p in places] if target.adds else [zero] * len(places)
+    _, *sums = k.count(I64(0), inner, 1, begun, term)
+    for place, total in zip(places, sums, strict=True):
+        if target.mask is None:
+            b.store(total, place, align=k.size)
+        else:
+            name = f"llvm.masked.store.{k.suffix()}.p0"
+            k.intrinsic(name, ir.VoidType(), total, place, I32(k.size), target.mask)
+
+
+def _begun(k: _Kernel, place: Any, mask: Any, zero: Any) -> Any:
+    """What a vector of sums is at first."""
+    if mask is None:
+        return k.b.load(place, typ=k.vector, align=k.size)
+    return k.intrinsic(f"llvm.masked.load.{k.suffix()}.p0", k.vector, place, I32(k.size), mask, zero)
 
 
 def _splat(k: _Kernel, value: Any, kind: Any) -> Any:
