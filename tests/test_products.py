@@ -76,7 +76,7 @@ def test_special_values_stay_in_their_columns() -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("columns", [1, 17, 70])
 def test_sums_go_on_whatever_is_added_at_a_time(dtype: str, columns: int) -> None:
-    """Of both orders of rows, with bits that do not depend on how rows are divided; the terms are NumPy's, one by one."""
+    """In both orders of rows, with bits that do not depend on how rows are divided."""
     rows, own = 300, 13
     C, X, Y = T.matrix("C", dtype), T.matrix("X", dtype), T.matrix("Y", dtype)
     c, x, y = (RNG.normal(size=shape).astype(dtype) for shape in ((own, columns), (rows, own), (rows, columns)))
