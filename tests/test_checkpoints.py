@@ -138,7 +138,10 @@ def test_derivatives_are_those_of_all_steps_kept(program: Any, mode: str) -> Non
         for policy in POLICIES if order == 1 else (2, "20kB"):
             found = derivatives(program, policy, mode, order)
             for a, b in zip(found, whole, strict=True):
-                np.testing.assert_array_equal(a, b)
+                if mode == "reference" or program is not random:
+                    np.testing.assert_array_equal(a, b)
+                else:  # its states are in registers or in memory, and so a product is fused with a sum or not
+                    np.testing.assert_allclose(a, b, rtol=1e-13, atol=1e-15)
 
 
 def gated(checkpoint: Any, dtype: str) -> tuple[list[Any], list[Any]]:
