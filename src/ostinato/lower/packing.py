@@ -125,7 +125,7 @@ def add_product(block: Block, a: Array, b: Array, c: Array) -> None:
     assert b.memory is not None
     nest = block.nest
     inner, columns = b.sizes
-    panels = nest.alloc(nest.mul(_width_of_panels(block, b), block.int(TERMS)), b.dtype)
+    panels = nest.alloc(nest.mul(_width_of_panels(block, b), nest.op("minimum", inner, block.int(TERMS))), b.dtype)
     some = nest.op("floor_div", nest.add(inner, block.int(TERMS - 1)), block.int(TERMS))
     with nest.loop(nest.let(some)) as part:
         first = nest.let(nest.mul(part.var, block.int(TERMS)))

@@ -58,6 +58,9 @@ _PER_ROW = 2
 # How often a carry of a loop over blocks is in memory: twice in each of the two loops, and what is added to it, which
 # is laid out for that.
 _IN_BLOCKS = 6
+# The rows and columns in which sums of products are laid out, see `lower.packing`. Budgets below `_SMALL` do not count
+# it: every function has as much at hand.
+_TERMS, _COLUMNS, _SMALL = 128, 32, 1 << 18
 # Of a budget so much is left to whatever is small; and of a large one, for which there are huge pages, one of these.
 _HELD_BACK, _HUGE_PAGE, _LARGE = 1 / 32, 1 << 21, 3_500_000
 # What a block records is best read while it lies in the cache: bytes of it.
@@ -246,6 +249,16 @@ class _Family:
             found += [(sizes(w), w.type.dtype) for p, w in pairs if p in factors and w.type.ndim == 2]
         return _total(found)
 
+    def panel_bytes(self) -> Any:
+        """What is laid out at a time for sums of products; natively that is so many terms, in panels of columns."""
+        found: list[tuple[Sequence[Any], str]] = []
+        for m in self.members.values():
+            for c, following in zip(m.given.carries, m.body.next_carries, strict=True):
+                if m.reads and following.op.name == "add" and any(i.op.name == "matmul" for i in following.inputs):
+                    columns = as_size_nodes(sizes(c))[-1]
+                    found.append(([_TERMS, (columns + (_COLUMNS - 1)) // _COLUMNS * _COLUMNS], c.type.dtype))
+        return _total(found)
+
 
 def _total(arrays: Iterable[tuple[Sequence[Any], str]]) -> Any:
     """The bytes of some arrays, 1 at least."""
@@ -262,11 +275,15 @@ def _total(arrays: Iterable[tuple[Sequence[Any], str]]) -> Any:
 
 
 class _Bytes(NamedTuple):
-    """What takes memory: what is kept where a block ends, a step of a block, and what does not depend on lengths."""
+    """What takes memory: what is kept where a block ends, a step of a block, and what does not depend on lengths.
+
+    The last are carries and packed matrices, and what is laid out for sums of products.
+    """
 
     carry: Any
     row: Any
     fixed: Any
+    panels: Any
 
 
 @dataclass(frozen=True)
@@ -284,7 +301,7 @@ def _lengths(family: _Family, n_sharing: int) -> _Lengths:
         return _Lengths([constant(policy.every, "int64")])
     assert policy.budget is not None
     budget = policy.budget // n_sharing if policy.shared else policy.budget
-    bytes_of = _Bytes(family.carry_bytes(), _PER_ROW * family.row_bytes(), family.fixed_bytes())
+    bytes_of = _Bytes(family.carry_bytes(), _PER_ROW * family.row_bytes(), family.fixed_bytes(), family.panel_bytes())
     return _within(n, bytes_of, budget, _label(family.root.spec), family.root.spec.has_until)
 
 
@@ -298,10 +315,10 @@ def _within(n: Any, bytes_of: _Bytes, budget: int, label: str, unknown: bool) ->
     Blocks of k steps keep n / k carries and k rows: (n / k) c + k r <= m has the roots below. Where it has none, half
     of the budget is for blocks of k' steps, 2 n c / k' = m, and half for blocks within one of them.
     """
-    c, r, fixed = (cast(v, "float64") for v in bytes_of)
+    c, r, fixed, panels = (cast(v, "float64") for v in bytes_of)
     usable = (1.0 - _HELD_BACK) * budget
     usable = max(min(usable, _LARGE), usable - _HUGE_PAGE)
-    m = maximum(usable - c - r - fixed, 1.0)
+    m = maximum(usable - c - r - fixed - (panels if budget >= _SMALL else 0.0), 1.0)
     most = None
     if unknown:
         fitting = 0.9 * maximum(m * m / (4.0 * c * r), m * m * m / (32.0 * c * c * r))
@@ -313,7 +330,9 @@ def _within(n: Any, bytes_of: _Bytes, budget: int, label: str, unknown: bool) ->
     outer = maximum(ceil(2.0 * steps * c / m), 1.0)
     inner, fits_in_two = _length(outer, c, r, m / 2.0, cached)
     # Of what would fit without rounding a tenth more, so that with as much the lengths below are found.
-    enough = 1.1 * minimum(2.0 * sqrt(steps * c * r), (32.0 * steps * c * c * r) ** (1 / 3)) + 4.0 * (c + r) + fixed
+    enough = (
+        1.1 * minimum(2.0 * sqrt(steps * c * r), (32.0 * steps * c * c * r) ** (1 / 3)) + 4.0 * (c + r) + fixed + panels
+    )
     enough = (enough + where(enough > _LARGE, _HUGE_PAGE, 0.0)) / (1.0 - _HELD_BACK)
     needed = where(fits_in_one | fits_in_two, 0, maximum(cast(ceil(enough), "int64"), budget + 1))
     needed = constant(0, "int64") if unknown else needed  # it may well end before, and is checked then
