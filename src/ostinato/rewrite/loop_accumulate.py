@@ -111,7 +111,7 @@ def _is_begun_with_zeros(x: Node) -> bool:
 
 def _only_adds(spec: LoopSpec, i: int) -> bool:
     """Whether all that steps do with carry i is to add to it, by themselves or in loops."""
-    if _term(spec, i) is not None:
+    if added_to(spec, i) is not None:
         return True
     carry, following = spec.body.params[1 + spec.n_sequences + i], spec.body.results[i]
     place = _final_of(following)
