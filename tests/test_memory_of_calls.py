@@ -126,7 +126,7 @@ def test_all_that_loops_take_is_within_a_budget(budget: str, units: int) -> None
     last, _ = ostinato.foldl(lambda _, h, w: T.tanh(w @ h), T.arange(n), h, w, checkpoint=budget)
     f = ostinato.function([h, w, n], T.grad(last.sum(), [h, w]), mode="native")
     allowed, most = read_bytes(budget, "it"), 0
-    for steps in (100, 10_000, 100_000, 1_000_000, 10_000_000):
+    for steps in (100, 10_000, 300_000):
         table = f.memory(np.ones(units), np.ones((units, units)), steps)
         own = sum(size for name, size in table.items() if name.startswith("result: "))
         most = max(most, table["peak"] - own)
