@@ -172,6 +172,7 @@ def test_mandelbrot() -> None:
     points = np.meshgrid(np.linspace(-2.0, 0.5, 21), np.linspace(-1.25, 1.25, 11))
     f = compiled([re, im], [states[2][-1]], None)
     assert n_tiled(f) == 1
+    assert "kept in registers, each until nothing in it changes" in f.explain()
     c = points[0] + 1j * points[1]
     z, count = np.zeros_like(c), np.zeros(c.shape, "int64")
     for _ in range(40):
@@ -180,6 +181,41 @@ def test_mandelbrot() -> None:
         z = np.where(inside, z * z + c, z)
     assert (f(*points)[0] != count).mean() < 0.01  # rounded in other places, a few points at the border differ
     check([re, im], [states[2][-1]], tuple(points))
+
+
+@pytest.mark.parametrize("dtype", ["float64", "int64", "float32"])
+def test_a_tile_ends_when_nothing_in_it_changes(dtype: str) -> None:
+    """Numbers double until they are large, at the latest after 1000 steps; NaN is never large, 0 never gets so."""
+    h, k = T.vector("h", dtype=dtype), T.lscalar("k")
+
+    def step(h: Any, n: Any) -> list[Any]:
+        small = h < 1000
+        return [T.where(small, h + h, h), n + T.cast(small, dtype)]
+
+    states, _ = ostinato.scan(step, outputs_info=[h, T.zeros_like(h)], n_steps=k)
+    values = np.concatenate([RNG.integers(1, 9, 70), [0, 3, 5000]]).astype(dtype)
+    if dtype != "int64":
+        values[3], values[71], values[0] = np.nan, -0.0, np.inf
+    tiles = check([h, k], [s[-1] for s in states], (values, 1), (values, 5), (values[:64], 1000), (values, 1000))
+    assert "until nothing in it changes" in tiles.explain()
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        lambda t, h, n: [T.where(h + t < 5.0, h + 1.0 - n, h), n + 1.0],
+        lambda t, h, n: [T.where(t < 3.0, h + 1.0 - n, h), n],
+        lambda t, h, n: [T.where(n < 3.0, h + 1.0, h), n + T.cast(h < 2.0, "float64")],
+        lambda t, h, n: [T.where(h < 5.0, h + 1.0, n), n],
+        lambda t, h, n: [T.where(h < 5.0, h + 1.0, h), n + T.where(h < 3.0, 1.0, 0.5)],
+        lambda t, h, n: [T.where(h < 5.0, h, h + 1.0 - n), n],
+    ],
+)
+def test_what_may_change_again_goes_on(step: Callable[..., Any]) -> None:
+    ts, h = T.dvector("ts"), T.dvector("h")
+    states, _ = ostinato.scan(step, sequences=ts, outputs_info=[h, T.zeros_like(h)])
+    tiles = check([ts, h], [s[-1] for s in states], (np.array([9.0, 0.0, 2.0, 1.0, 9.0, 0.0]), RNG.normal(size=70)))
+    assert "until nothing" not in tiles.explain()
 
 
 def test_lanes_of_few_elements() -> None:

@@ -75,8 +75,9 @@ class Inventory:
     def _loop(self, loop: For, times: str) -> str:
         if loop.tile:
             steps = next(s for s in loop.body if isinstance(s, For))
-            made = f"{self.formula(steps.stop)} steps, one after the other"
-            return f"{loop.label}: {made}, of {times} lanes, in tiles of {self._lanes(loop)} lanes kept in registers"
+            made = f"{self.formula(steps.stop)} steps, one after the other, of {times} lanes"
+            until = "" if steps.until is None else ", each until nothing in it changes"
+            return f"{loop.label}: {made}, in tiles of {self._lanes(loop)} lanes kept in registers{until}"
         if loop.label:
             arrays = [c.var.dtype for c in loop.carried].count("ptr")  # two pointers each
             state = [

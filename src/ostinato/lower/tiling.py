@@ -5,16 +5,18 @@ after:   for each lane: h = h0[lane]; for t: h = f(h, x[t, lane])
 
 A backend makes iterations of the outer loop many at a time: a tile of lanes, whose carries stay in registers for all
 steps. What a step computes for one lane is found in `one_lane.py`; a carry, or what else a lane has, is a number or a
-few of them. Loops that end by a condition are left alone: the condition is one for all lanes.
+few of them. Loops that end by a condition are left alone: the condition is one for all lanes. But where a lane stops to
+change once its own condition fails, as in `where(abs(z) < 2, z * z + c, z)`, a tile ends when no lane in it changes.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import reduce
 from typing import NamedTuple
 
-from ostinato.graph import Graph, Node
+from ostinato.graph import Graph, Node, dependents
 from ostinato.lower.arrays import (
     TINY,
     Array,
@@ -32,6 +34,7 @@ from ostinato.lower.loopnest import Carried, Expr, For, Nest
 from ostinato.lower.one_lane import NotOneLaneError, one_lane
 from ostinato.lower.rules import COSTS, ELEMENTWISE
 from ostinato.lower.scalarize import Block
+from ostinato.ops.leaf import constant_value
 from ostinato.ops.loop import LoopSpec, body_of, item, split
 from ostinato.ops.sizes import sizes as symbolic_sizes
 from ostinato.types import FLOATS, TensorType
@@ -48,10 +51,14 @@ class NotTiledError(Exception):
 
 
 class Plan(NamedTuple):
-    """How a loop is done by lanes: its dimensions of lanes, and its body for one of them."""
+    """How a loop is done by lanes: its dimensions of lanes, and its body for one of them.
+
+    `moving`: the truth values of the body one of which holds wherever a step changes anything; none if nothing says so.
+    """
 
     grid: Grid
     body: Graph
+    moving: list[Node]
 
 
 def plan(block: Block, node: Node) -> Plan | None:
@@ -73,7 +80,7 @@ def plan(block: Block, node: Node) -> Plan | None:
         own = one_lane(spec.body, {n: tuple([a for a in axes if a is not None]) for n, axes in grid.axes.items()})
     except NotOneLaneError:
         return None
-    return Plan(grid, own) if all(_is_small(n) for n in own.nodes()) else None
+    return Plan(grid, own, _moving(spec, own)) if all(_is_small(n) for n in own.nodes()) else None
 
 
 def _is_worth_it(spec: LoopSpec, grid: Grid) -> bool:
@@ -104,6 +111,37 @@ def _is_small(node: Node) -> bool:
     return known is not None and len(known) == node.type.ndim and math.prod(known) <= TINY
 
 
+def _moving(spec: LoopSpec, body: Graph) -> list[Node]:
+    """Conditions without which no carry changes, now and in all steps that follow: they depend on what else would."""
+    params, following = split(spec, body.params), body.results[: spec.n_carries]
+    found: dict[Node, None] = {}
+    counts: list[Node] = []
+    for p, n in zip(params.carries, following, strict=True):
+        if n is p:
+            continue
+        if n.op.name == "where" and n.inputs[2] is p:
+            found[n.inputs[0]] = None
+        elif n.op.name == "add" and p in n.inputs and (condition := _where_not_zero(n, p)) is not None:
+            found[condition] = None
+            counts.append(p)
+        else:
+            return []
+    depend = dependents(found, {params.trip_count, *params.sequences, *counts})
+    return [] if spec.n_outputs or depend or any(c.type.ndim for c in found) else list(found)
+
+
+def _where_not_zero(total: Node, carry: Node) -> Node | None:
+    """The condition without which zero is added to a carry; None if there is none such."""
+    a, b = total.inputs
+    term = b if a is carry else a
+    if term.op.name == "cast" and term.inputs[0].type.dtype == "bool":
+        return term.inputs[0]
+    if term.op.name != "where":
+        return None
+    zero = constant_value(term.inputs[2])
+    return term.inputs[0] if zero is not None and zero.ndim == 0 and zero == 0 else None
+
+
 class Tiling:
     """One Loop being lowered by lanes.
 
@@ -127,7 +165,7 @@ class Tiling:
     ) -> None:
         self.block, self.nest, self.node = block, block.nest, node
         self.spec: LoopSpec = node.params[0]
-        self.grid, self.graph = how.grid, how.body
+        self.grid, self.graph, self.moving = how
         self.params = split(self.spec, self.spec.body.params)
         self.own = split(self.spec, self.graph.params)
         self.n_steps, self.output, self.name = n_steps, output, name
@@ -250,7 +288,12 @@ class Tiling:
                 params[p] = _few(nest, p, [c.var for c in x])
             for p, q in zip(self.params.sequences, self.own.sequences, strict=True):
                 params[q] = self._held(self._row(lane[p], loop.var), q)
-            results = Block(nest, self.graph, params).lower(self.graph)
+            inner = Block(nest, self.graph, params)
+            results = inner.lower(self.graph)
+            if self.moving:
+                loop.until = reduce(
+                    lambda a, b: nest.op("or", a, b, dtype="bool"), [inner.scalar(c) for c in self.moving]
+                )
             for target, value in zip(rows, results[c:], strict=True):
                 self._put(self._row_of(target, loop.var), value)
             for carried, value in zip(carries, results[:c], strict=True):

@@ -247,9 +247,10 @@ class _Check:
             return self.slopes.of(stmt.value) == 0 or self.vector(stmt.value)
         if isinstance(stmt, Store):
             return self.slopes.of(stmt.offset) == 1 and self.vector(stmt.value)
-        if not isinstance(stmt, For) or stmt.until is not None or stmt.columns or self.slopes.of(stmt.stop) != 0:
+        if not isinstance(stmt, For) or stmt.columns or self.slopes.of(stmt.stop) != 0:
             return False
         values = [v for c in stmt.carried for v in (c.init, c.next) if v is not None]
+        values += [stmt.until] if stmt.until is not None else []
         return all(map(self._of_tile, stmt.body)) and all(map(self.vector, values))
 
     def _fits(self, dtype: str) -> bool:
@@ -335,13 +336,21 @@ class VectorBody:
             self._define(c.var, phi, own)
         self._statements(loop.body)
         nexts = [self._common_or_lanes(c.next, own) for c, own in zip(loop.carried, common, strict=True) if c.next]
-        finals, _ = self.emitter.close(frame, nexts)
+        until = None if loop.until is None else self._anywhere(loop.until)
+        finals, _ = self.emitter.close(frame, nexts, until)
         self.values, self.blocks = outside, blocks
         self.read |= read
         for c, final, own in zip(loop.carried, finals, common, strict=True):
             self._define(c.result, final, own)
         if self.loop.tile:
             self._forget_written(loop)
+
+    def _anywhere(self, condition: Expr) -> Any:
+        """Whether a condition holds in any lane."""
+        if self.slopes.of(condition) == 0:
+            return self.emitter.value(condition)
+        b, bits = self.emitter.builder, ir.IntType(self.width)
+        return b.icmp_unsigned("!=", b.bitcast(self.value(condition), bits), bits(0))
 
     def _common_or_lanes(self, expr: Expr, is_common: bool) -> Any:
         return self.emitter.value(expr) if is_common else self.value(expr)
