@@ -350,3 +350,18 @@ def test_one_compile_for_two_hundred_lengths_and_other_sizes() -> None:
         np.testing.assert_allclose(last, state, rtol=1e-10, atol=1e-12)
         assert gradient.shape == (width, width)
     assert run.compilations == 1
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_any_number_of_elements(dtype: str) -> None:
+    """The last elements, which do not fill a vector, have the digits that all others have."""
+    x = T.vector("x", dtype=dtype)
+    f = ostinato.function([x], [T.exp(x) * x + 1.0, x > 0.5], mode="native")
+    g = ostinato.function([x], x[::-1] * 2.0, mode="native")
+    whole = np.random.default_rng(5).normal(size=200).astype(dtype)
+    expected = f(whole)
+    for n in [*range(40), 63, 65, 100]:
+        first, larger = f(whole[:n])
+        np.testing.assert_array_equal(first, expected[0][:n])
+        np.testing.assert_array_equal(g(whole[:n]), whole[:n][::-1] * 2)
+        np.testing.assert_array_equal(larger, whole[:n] > 0.5)

@@ -29,8 +29,16 @@ from ostinato.backends.llvm.scalar import (
     item_size,
     llvm_type,
     memory_type,
+    splat,
 )
-from ostinato.backends.llvm.vectors import VectorBody, combining_width, joined_lanes, start_of_lanes, vector_widths
+from ostinato.backends.llvm.vectors import (
+    VectorBody,
+    combining_width,
+    has_masks,
+    joined_lanes,
+    start_of_lanes,
+    vector_widths,
+)
 from ostinato.lower.loopnest import (
     Alloc,
     Call,
@@ -491,6 +499,8 @@ class Emitter:
         for width in widths:  # ever narrower, each from where the one before stopped
             overlaps = stmt.tile and width == widths[-1]
             start = self._overlapping(stmt, width, start, stop) if overlaps else self._vectors(stmt, width, start, stop)
+        if widths and has_masks(stmt):
+            return self._rest(stmt, widths[-1], start, stop)
         start, inits = self._combined(stmt, start, stop, inits)
         rows = [v for c in stmt.columns for v in self._first_rows(c)]
         frame = self.open(start, stop, 1, [*inits, *rows])
@@ -524,6 +534,17 @@ class Emitter:
         VectorBody(self, stmt, width).emit()
         self.close(frame, [])
         return reached
+
+    def _rest(self, stmt: For, width: int, start: Any, stop: Any) -> None:
+        """The last iterations as one vector, of which only so many elements count: there are less than `width`."""
+        if isinstance(stmt.stop, Const) and stmt.stop.value % width == 0:
+            return
+        b = self.builder
+        frame = self.open(start, stop, width, [])
+        self.define(stmt.var, frame.t)
+        places = b.add(splat(b, frame.t, width), ir.Constant(ir.VectorType(I64, width), list(range(width))))
+        VectorBody(self, stmt, width, b.icmp_signed("<", places, splat(b, stop, width))).emit()
+        self.close(frame, [])
 
     def _overlapping(self, stmt: For, width: int, start: Any, stop: Any) -> Any:
         """All the rest many at a time, if there are enough: the last ones a second time, with the same results."""

@@ -18,7 +18,7 @@ import llvmlite.binding as llvm
 from llvmlite import ir
 
 from ostinato.backends.llvm import philox, vector_math
-from ostinato.backends.llvm.scalar import I64, RULES, convert, is_float, item_size, llvm_type, memory_type, splat
+from ostinato.backends.llvm.scalar import I32, I64, RULES, convert, is_float, item_size, llvm_type, memory_type, splat
 from ostinato.lower.expressions import parts_of
 from ostinato.lower.loopnest import Carried, Const, Expr, For, Let, Load, Op, Stmt, Store, Var
 
@@ -80,6 +80,20 @@ def _tile_widths(loop: For) -> list[int]:
     many = next((n for n in (8, 4, 2) if n * carried <= _registers()), 1)
     wanted = [lanes * n for n in dict.fromkeys((many, 1))]
     return [w for w in wanted if not isinstance(loop.stop, Const) or loop.stop.value >= w]
+
+
+def has_masks(loop: For) -> bool:
+    """Whether the last iterations of a loop with vectors are one more vector, of which only some elements count."""
+    stores = [s for s in _statements(loop.body) if isinstance(s, Store)]
+    if loop.tile or not stores or not _has_avx512():
+        return False
+    lets: dict[Expr, Expr] = {s.var: s.value for s in _statements(loop.body) if isinstance(s, Let)}
+    carried = [
+        v for s in _statements(loop.body) if isinstance(s, For) for c in s.carried for v in (c.init, c.next) if v
+    ]
+    slopes = _Slopes(loop)
+    parts = parts_of([*[s.value for s in stores], *carried, *lets.values()], lets)
+    return not any(isinstance(e, Load) and slopes.of(e.offset) == -1 for e in parts)
 
 
 def _compared(loop: For) -> set[str]:
@@ -301,8 +315,8 @@ class _Check:
 class VectorBody:
     """The body of a qualifying loop, written for `width` iterations at once."""
 
-    def __init__(self, emitter: Emitter, loop: For, width: int) -> None:
-        self.emitter, self.loop, self.width = emitter, loop, width
+    def __init__(self, emitter: Emitter, loop: For, width: int, mask: Any = None) -> None:
+        self.emitter, self.loop, self.width, self.mask = emitter, loop, width, mask
         self.slopes = _Slopes(loop)
         self.values: dict[Expr, Any] = {}
         self.read: set[Expr] = set()  # the memory that some of them were loaded from
@@ -418,7 +432,7 @@ class VectorBody:
         kind = ir.VectorType(memory_type(expr.dtype), self.width)
         if slope == -1:  # the lanes lie before the first one
             place = b.gep(place, [I64(1 - self.width)], inbounds=True, source_etype=memory_type(expr.dtype))
-        value = b.load(place, typ=kind, align=item_size(expr.dtype))
+        value = self._loaded(place, kind, item_size(expr.dtype))
         self.read.add(expr.pointer)
         if slope == -1:
             value = b.shuffle_vector(value, value, _lanes_of(reversed(range(self.width))))
@@ -430,11 +444,34 @@ class VectorBody:
         if dtype == "bool":
             value = b.zext(value, ir.VectorType(memory_type("bool"), self.width))
         place = self.emitter.place(stmt.pointer, stmt.offset, dtype)
-        b.store(value, place, align=item_size(dtype))
+        self._stored(value, place, item_size(dtype))
         self.emitter.forget(stmt.pointer)
         if stmt.pointer in self.read:
             self.values = {e: v for e, v in self.values.items() if isinstance(e, Var)}
             self.read.clear()
+
+    def _loaded(self, place: Any, kind: Any, align: int) -> Any:
+        if self.mask is None:
+            return self.emitter.builder.load(place, typ=kind, align=align)
+        types = [place.type, I32, self.mask.type, kind]
+        function = self._intrinsic("masked.load", kind, ir.FunctionType(kind, types))
+        # Elements that do not count are 1, of which no operation makes anything that is slow.
+        ones = ir.Constant(kind, [kind.element(1)] * self.width)
+        return self.emitter.builder.call(function, [place, I32(align), self.mask, ones])
+
+    def _stored(self, value: Any, place: Any, align: int) -> None:
+        if self.mask is None:
+            self.emitter.builder.store(value, place, align=align)
+            return
+        types = [value.type, place.type, I32, self.mask.type]
+        function = self._intrinsic("masked.store", value.type, ir.FunctionType(ir.VoidType(), types))
+        self.emitter.builder.call(function, [value, place, I32(align), self.mask])
+
+    def _intrinsic(self, name: str, kind: Any, signature: Any) -> Any:
+        element = {ir.FloatType(): "f32", ir.DoubleType(): "f64"}.get(kind.element) or str(kind.element)
+        symbol = f"llvm.{name}.v{kind.count}{element}.p0"
+        module = self.emitter.module
+        return module.globals.get(symbol) or ir.Function(module, signature, symbol)
 
 
 def _lanes_of(order: Iterable[int]) -> Any:
