@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,12 +24,12 @@ OPTIONS = ("-O3", "-march=native", "-ffast-math", "-mprefer-vector-width=512", "
 
 @functools.cache
 def version() -> str | None:
-    """That of the compiler, or None where there is none that knows this machine."""
-    if not shutil.which("gcc"):
+    """That of gcc, or None where it is missing or another compiler has its name; the sources use what only gcc has."""
+    if sys.platform != "linux" or not shutil.which("gcc"):
         return None
-    done = subprocess.run(["gcc", "--version"], capture_output=True, text=True, check=False)
-    found = re.search(r"\d+\.\d+(\.\d+)?", done.stdout.splitlines()[0]) if done.returncode == 0 else None
-    return found[0] if found else None
+    told = subprocess.run(["gcc", "--version"], capture_output=True, text=True, check=False).stdout
+    found = re.search(r"\d+\.\d+(\.\d+)?", told)
+    return found[0] if found and "Free Software Foundation" in told else None
 
 
 @functools.cache

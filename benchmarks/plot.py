@@ -25,7 +25,7 @@ COLOURS = {
     "NumPy": ("#bf3989", "#e275ad"),
 }
 LOW, HIGH = 0.25, 128.0
-LABELS, PANEL, GAP, LINE, TOP, BOTTOM, EDGE = 262, 290, 26, 23, 84, 44, 14
+LABELS, PANEL, GAP, LINE, TOP, BOTTOM, EDGE = 296, 290, 22, 23, 96, 30, 16
 WIDTH = LABELS + 2 * PANEL + GAP + EDGE
 
 STYLE = """
@@ -33,6 +33,7 @@ text { font: 12px -apple-system, 'Segoe UI', 'Noto Sans', Helvetica, Arial, sans
 .title { font-size: 14px; font-weight: 600 }
 .tick, .note { font-size: 11px; fill: #59636e }
 .page { fill: #ffffff } .band { fill: #f6f8fa } .line { stroke: #d8dee4 }
+.behind { fill: #d1242f; fill-opacity: 0.06 }
 .ours { stroke: #1f2328; stroke-width: 1.5 } .span { stroke: #afb8c1; stroke-width: 1.5 }
 """
 DARK = """
@@ -79,7 +80,7 @@ def _legend(systems: Sequence[str]) -> Iterator[str]:
         yield _mark(system, x + 6, y)
         label = "C, by hand" if system == LIMIT else system
         yield f'<text x="{x + 16}" y="{y + 4}">{label}</text>'
-        x += 40 + 7 * len(label)
+        x += 38 + 6.5 * len(label)
 
 
 def _names(names: Sequence[str]) -> Iterator[str]:
@@ -92,9 +93,7 @@ def _names(names: Sequence[str]) -> Iterator[str]:
 
 def _short(name: str) -> str:
     """A name that fits beside the panels."""
-    for long, short in (("network of Theano's tutorial", "Theano tutorial RNN"), (" steps", " st."), ("batch ", "b. ")):
-        name = name.replace(long, short)
-    return name if len(name) <= 40 else f"{name[:39]}…"
+    return name if len(name) <= 46 else f"{name[:45]}…"
 
 
 def place(ratio: float) -> float:
@@ -105,7 +104,11 @@ def place(ratio: float) -> float:
 
 def _axis(left: float, kind: str, lines: int) -> Iterator[str]:
     end = TOP + LINE * lines
-    yield f'<text class="title" x="{left + place(1):.1f}" y="{TOP - 26}" text-anchor="middle">{kind}</text>'
+    one, start, height = left + place(1), left + place(LOW) - 6, end - TOP + 4
+    yield f'<rect class="behind" x="{start:.1f}" y="{TOP - 4}" width="{one - start:.1f}" height="{height}"/>'
+    yield f'<text class="title" x="{left + 4:.1f}" y="{TOP - 42}">{kind}</text>'
+    yield f'<text class="note" x="{one - 8:.1f}" y="{TOP - 26}" text-anchor="end">← faster</text>'
+    yield f'<text class="note" x="{one + 8:.1f}" y="{TOP - 26}">slower than Ostinato →</text>'
     for tick in (0.25, 0.5, 1, 2, 4, 8, 16, 32, 64, 128):
         x = left + place(tick)
         style = "ours" if tick == 1 else "line"
@@ -113,8 +116,6 @@ def _axis(left: float, kind: str, lines: int) -> Iterator[str]:
         label = {0.25: "≤¼", 0.5: "½", 128: "≥128"}.get(tick, f"{tick:g}")
         for y in (TOP - 9, end + 14):
             yield f'<text class="tick" x="{x:.1f}" y="{y}" text-anchor="middle">{label}</text>'
-    yield f'<text class="note" x="{left + place(1) - 8:.1f}" y="{end + 32}" text-anchor="end">faster</text>'
-    yield f'<text class="note" x="{left + place(1) + 8:.1f}" y="{end + 32}">slower than Ostinato →</text>'
 
 
 def _marks(left: float, y: float, cells: Mapping[str, Any], systems: Sequence[str]) -> Iterator[str]:

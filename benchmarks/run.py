@@ -50,6 +50,7 @@ def read_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, metavar="N", help="how often each system is timed")
     parser.add_argument("--limit", type=float, default=30, metavar="SECONDS", help="to compile one function")
     parser.add_argument("--python", action="append", default=[], metavar="PATH", help="another environment")
+    parser.add_argument("--json", type=Path, default=LAST, metavar="PATH", help="where rows are kept as they come")
     parser.add_argument("--write", action="store_true", help="keep results, and write what is made of them")
     parser.add_argument("--add", action="store_true", help="keep the other systems' cells alone, beside what is kept")
     parser.add_argument("--from-json", action="store_true", help="only write what is made of the results kept")
@@ -83,8 +84,8 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             for kind in (k for k in kinds if k in workload.kinds):
                 rows.append(row(workload, kind, remotes, args.rounds, args.limit))
                 tell(_told(rows[-1], list(remotes)))
-                LAST.parent.mkdir(parents=True, exist_ok=True)
-                report.save(results, LAST)  # for whoever has to stop
+                args.json.parent.mkdir(parents=True, exist_ok=True)
+                report.save(results, args.json)  # for whoever has to stop
         if args.quick:
             return results
         fast = {s: r for s, r in remotes.items() if s not in ("NumPy", "PyTensor", "torch.compile")}

@@ -187,6 +187,7 @@ class JAX(System):
         return True
 
     def build(self, workload: Workload, kind: str, arguments: Arguments, tune: bool = True) -> Runner:
+        self.wake()
         if not tune:
             return self.jitted(workload, kind, arguments, "jax", 1)
         forms = [(form, unroll) for form in ("jax", "jax_other") if workload.has(form) for unroll in workload.unrolls]
@@ -196,14 +197,14 @@ class JAX(System):
     def wake(self) -> None:
         import jax
 
+        jax.config.update("jax_enable_x64", True)
+        jax.config.update("jax_cpu_enable_async_dispatch", False)  # has no effect once a device was used
         jax.block_until_ready(jax.device_put(np.zeros(1)))
 
     def jitted(self, workload: Workload, kind: str, arguments: Arguments, form: str, unroll: int) -> Runner:
         """A function compiled from a form of a workload; one without scan has nothing to unroll."""
         import jax
 
-        jax.config.update("jax_enable_x64", True)
-        jax.config.update("jax_cpu_enable_async_dispatch", False)
         names = list(arguments)
         words = (jax, functools.partial(jax.lax.scan, unroll=unroll)) if unroll else (jax,)
 

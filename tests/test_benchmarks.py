@@ -103,12 +103,12 @@ def test_a_wrong_result_is_found(name: str, interpreted: Ostinato) -> None:
 # ---- measuring ------------------------------------------------------------------------------------
 
 
-def test_systems_in_processes_of_their_own_take_turns(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_systems_in_processes_of_their_own_take_turns(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """Really: two systems, a workload of microseconds, one round."""
-    monkeypatch.setenv("OSTINATO_MODE", "native")
-    run.main(["--only", "A ** 10,", "--rounds", "1", "--quick", "--systems", "ostinato", "--systems", "NumPy"])
+    kept = tmp_path / "kept.json"
+    systems = ["--systems", "ostinato", "--systems", "NumPy"]
+    run.main(["--only", "A ** 10,", "--rounds", "1", "--quick", "--json", str(kept), *systems])
+    assert [r["kind"] for r in report.load(kept)["rows"]] == [FORWARD, GRADIENT]
     out, err = capsys.readouterr()
     head, rule, row, *_ = out.splitlines()
     assert (head, rule) == ("| workload | Ostinato | NumPy |", "|---|--:|--:|")
