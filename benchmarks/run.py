@@ -36,6 +36,7 @@ from systems import SYSTEMS
 
 # What is compiled in new processes: scalars, a batch, sums of exponentials.
 COMPILED = ("GARCH(1,1) likelihood", "LSTM, 64 units, batch 8, 100 steps", "hidden Markov model, 32 states")
+PROCESSES = 2  # of each system, without caches and with
 LAST = report.ROOT / "build" / "benchmarks" / "last.json"
 PEERS = Path(__file__).parent.parent / ".venv-bench" / "bin" / "python"
 DEFAULT = [s for s in SYSTEMS if s != "torch.compile"]
@@ -84,16 +85,23 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             for kind in (k for k in kinds if k in workload.kinds):
                 rows.append(row(workload, kind, remotes, args.rounds, args.limit))
                 tell(_told(rows[-1], list(remotes)))
-                args.json.parent.mkdir(parents=True, exist_ok=True)
-                report.save(results, args.json)  # for whoever has to stop
+                keep(results, args.json)
         if args.quick:
             return results
         fast = {s: r for s, r in remotes.items() if s not in ("NumPy", "PyTensor", "torch.compile")}
         results["overhead"] = [overhead(w, fast, args.rounds, args.limit) for w in selected]
+        keep(results, args.json)
         compiled = [w for w in selected if w.name in COMPILED]
         fast = {s: r for s, r in remotes.items() if s not in ("C", "torch", "NumPy")}
-        results["compilation"] = [compilation(w, k, fast, 3, args.limit) for w in compiled for k in kinds]
+        results["compilation"] = [compilation(w, k, fast, PROCESSES, args.limit) for w in compiled for k in kinds]
+        keep(results, args.json)
     return results
+
+
+def keep(results: Mapping[str, Any], path: Path) -> None:
+    """For whoever has to stop a run."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    report.save(results, path)
 
 
 def _conditions(args: argparse.Namespace, remotes: Mapping[str, Remote]) -> dict[str, Any]:

@@ -136,7 +136,7 @@ def test_a_worker_that_takes_too_long_or_fails_is_told() -> None:
         with pytest.raises(measure.FailedError, match="KeyError"):
             remote.ask("prepare", "no such workload", FORWARD)
         with pytest.raises(measure.TooLongError):
-            remote.ask("prepare", "EWMA", FORWARD, limit=0)
+            remote.ask("prepare", "tanh network, 64 units, 100,000 steps", FORWARD, limit=0)
         assert remote.ask("prepare", "EWMA", FORWARD)  # by a new process
         assert remote.peak() is None or remote.peak() > 10**6
     finally:
