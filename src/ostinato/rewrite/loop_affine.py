@@ -17,31 +17,33 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import islice
+from math import prod
 from typing import Any
 
 from ostinato.graph import Graph, Node, dependents, redirect, substitute, topological
 from ostinato.ops.creation import arange
-from ostinato.ops.elementwise import maximum, minimum, where
+from ostinato.ops.elementwise import maximum
 from ostinato.ops.leaf import constant, new_input
 from ostinato.ops.loop import (
     COUNT,
     LOOP,
     Body,
     LoopInputs,
+    LoopResults,
     LoopSpec,
     build_loop,
     results_of,
     split,
 )
 from ostinato.ops.movement import concatenate, dimshuffle, reshape
-from ostinato.ops.sizes import product, sizes
+from ostinato.ops.sizes import sizes
 from ostinato.rewrite.associative import Group, Maps, Obstacle, composable, groups_of, seen_from_outside
 from ostinato.rewrite.batching import batched, can_batch
 from ostinato.rewrite.engine import rewrite_pass
 from ostinato.rewrite.notes import called, tell
 
-# A chunk has at least so many steps; all chunks together so many elements of a state, but two chunks at least.
-_STEPS, _ELEMENTS = 32, 64
+# The steps of a chunk; how many elements the chunks of a block have together, where that is known; the fewest chunks.
+_STEPS, _ELEMENTS, _LEAST = 32, 64, 4
 
 
 @rewrite_pass
@@ -71,12 +73,12 @@ def _in_chunks(node: Node) -> dict[Node, Any]:
                 "scan(..., parallel=True) it would run as chunks side by side."
             )
         return {}
-    cut = _Cut(node, groups, chosen)
+    cut = _Cut(node, chosen)
     alias = cut.alias()
     if any(before.type != after.type for before, after in alias.items()):
         return {}
     part = "" if len(chosen) == len(groups) else " in some of its states"
-    tell(f"loop_affine: {called(spec)} is {what}{part}: runs as up to {_ELEMENTS} chunks side by side.")
+    tell(f"loop_affine: {called(spec)} is {what}{part}: runs as {cut.chunks} chunks side by side.")
     return alias
 
 
@@ -86,72 +88,54 @@ def _maps(group: Group) -> Maps:
 
 
 class _Cut:
-    """A Loop being cut into chunks.
+    """A Loop being cut into blocks, and these into chunks.
 
     Attributes
     ----------
-    running : for carries of groups that are done with, by number, the states before each chunk.
-    columns : for nodes of the body their values at all steps of all chunks, (L, P, ...).
+    body : of the loop, as seen from outside; `known` says what its sizes and invariants are there.
+    mine : the numbers of the carries whose steps are composed.
     """
 
-    def __init__(self, node: Node, groups: Sequence[Group], chosen: list[Group]) -> None:
-        self.node, self.groups, self.chosen = node, groups, chosen
+    def __init__(self, node: Node, chosen: list[Group]) -> None:
+        self.node, self.chosen = node, chosen
         self.spec: LoopSpec = node.params[0]
         self.given = split(self.spec, node.inputs)
         self.body, self.known = seen_from_outside(node)
-        self.mine = {i for g in chosen for i in g.carries}
-        self.states = {i: self.body.carries[i] for i in self.mine}
-        self.depth = {i: g.depth for g in chosen for i in g.carries}
-        self.running: dict[int, Any] = {}
-        self.finals: dict[int, Any] = {}
-        self.columns: dict[Node, Any] = {}
-        self.lengths: dict[tuple[int, ...], int] = {}  # how many parts composed maps of a group have
-        self.fixed: dict[tuple[int, ...], int] = {}  # and how many of them are the same for all chunks
-        self._divide()
+        self.mine = sorted(i for g in chosen for i in g.carries)
+        self.rest = [i for i in range(self.spec.n_carries) if i not in self.mine]
+        self.chunks = self._n_chunks()
+        self.length = self.chunks * _STEPS
+        self.n_blocks = maximum(self.given.trip_count, 0) // self.length
+        self.done = self.n_blocks * self.length
 
-    def _divide(self) -> None:
-        """How many chunks of how many steps, and the sequences in chunks."""
-        n = self.given.trip_count
-        widest: Any = constant(1, "int64")
-        for i in self.mine:
-            widest = maximum(widest, product(sizes(self.given.carries[i])))
-        most = maximum(constant(_ELEMENTS, "int64") // maximum(widest, 1), 2)
-        chunks = minimum(maximum(n, 0) // _STEPS, most)
-        self.chunks = where(chunks > 1, chunks, 0)
-        self.steps = where(self.chunks > 0, n // maximum(self.chunks, 1), 0)
-        self.done = self.chunks * self.steps
-        self.rows = [self._chunked(x) for x in self.given.sequences]
-
-    def _chunked(self, x: Any) -> Any:
-        """(n, ...) as (L, P, ...): step by step what all chunks read."""
-        cut = reshape(x[: self.done], [self.chunks, self.steps, *sizes(x)[1:]])
-        return dimshuffle(cut, [1, 0, *range(2, cut.type.ndim)])
-
-    # ---- what is done when ----
+    def _n_chunks(self) -> int:
+        """As many as fill vectors; fewer where states have elements beside each other already."""
+        shapes = [self.body.carries[i].type.shape for i in self.mine]
+        widest = max([_ELEMENTS if None in s else prod(s) for s in shapes])
+        return max(_ELEMENTS // widest, _LEAST)
 
     def alias(self) -> dict[Node, Any]:
         """For each result of the loop what takes its place."""
-        late, self.early = self._divided_outputs()
-        recorded = list(dict.fromkeys([*self.early, *(self._read_late(late) if late or self._rest() else [])]))
-        stages = max([self.depth[i] for i in self.mine] + [1 + self._deepest(r) for r in recorded])
-        for s in range(1, stages + 1):
-            self._stage(s, [r for r in recorded if self._deepest(r) + 1 == s])
-        left = self._left_over(recorded)
-        whole = {r: self._joined(self.columns[r], y) for r, y in zip(recorded, left.outputs, strict=True)}
-        finals: dict[int, Any] = dict(zip(sorted(self.mine), left.finals, strict=True))
-        outputs = {y: whole[y] for y in self.early}
-        if late or self._rest():
+        late, early = self._divided_outputs()
+        recorded = list(dict.fromkeys([*early, *self._read_late(late)]))
+        blocks = self._blocks(recorded)
+        left = self._left_over(recorded, blocks.finals)
+        whole = {
+            r: concatenate([reshape(y, [self.done, *sizes(z)[1:]]), z])
+            for r, y, z in zip(recorded, blocks.outputs, left.outputs, strict=True)
+        }
+        finals: dict[int, Any] = dict(zip(self.mine, left.finals, strict=True))
+        outputs = {y: whole[y] for y in early}
+        if late or self.rest:
             self._step_by_step(late, whole, finals, outputs)
         return self._placed(finals, outputs)
 
-    def _rest(self) -> list[int]:
-        """The carries whose steps are made one after the other."""
-        return [i for i in range(len(self.body.carries)) if i not in self.mine]
+    # ---- what is done where ----
 
     def _divided_outputs(self) -> tuple[list[Node], list[Node]]:
         """What is recorded step by step, and what in chunks."""
-        others = {self.body.carries[i] for i in self._rest()}
-        sources = {self.body.t, *self.body.sequences, *self.states.values()}
+        others = {self.body.carries[i] for i in self.rest}
+        sources = {self.body.t, *self.body.sequences, *self.body.carries}
         late: list[Node] = []
         early: list[Node] = []
         for y in dict.fromkeys(self.body.outputs):
@@ -161,129 +145,46 @@ class _Cut:
 
     def _read_late(self, late: list[Node]) -> list[Node]:
         """The states that are read step by step, which are recorded for it."""
-        roots = [*late, *[self.body.next_carries[i] for i in self._rest()]]
-        below = set(topological(roots))
-        return [c for c in self.states.values() if c in below]
+        below = set(topological([*late, *[self.body.next_carries[i] for i in self.rest]]))
+        return [c for i in self.mine if (c := self.body.carries[i]) in below]
 
-    def _deepest(self, root: Node) -> int:
-        below = set(topological([root]))
-        return max([self.depth[i] for i, c in self.states.items() if c in below], default=0)
-
-    # ---- all chunks ----
-
-    def _stage(self, s: int, recorded: list[Node]) -> None:
-        """Run the groups before this one in all chunks, record what they suffice for, and compose this one's maps."""
-        groups = [g for g in self.chosen if g.depth == s]
-        step = substitute([e for g in groups for e in _maps(g).step], self.known)
-        running = self._needed([*step, *recorded])
-        body, t = self.body, new_input(COUNT, "t")
-        rows = [
-            new_input(x.type.with_shape(x.type.shape[1:]), p.name)
-            for x, p in zip(self.rows, body.sequences, strict=True)
-        ]
-        table: dict[Node, Any] = dict(zip(body.sequences, rows, strict=True))
-        table[body.t] = arange(self.chunks) * self.steps + t
-        starts = [self.running[i] for i in running]
-        states = [new_input(x.type, body.carries[i].name) for x, i in zip(starts, running, strict=True)]
-        table |= {body.carries[i]: p for i, p in zip(running, states, strict=True)}
-        moved = batched([body.next_carries[i] for i in running], table, self.chunks)
-        outputs = batched(recorded, table, self.chunks)
-        inits: list[Any] = []
-        params, nexts = [], []
-        own = iter(step)
-        for g in groups:
-            first, held, composed = self._composition(_maps(g), [next(own) for _ in _maps(g).step], table)
-            inits += first
-            params += held
-            nexts += composed
-        made = build_loop(
-            Body(t, tuple(rows), (*states, *params), (), (*moved, *nexts), tuple(outputs), None),
-            LoopInputs(self.steps, tuple(self.rows), (*starts, *inits), ()),
-            name=self.spec.name,
-        )
-        self.columns.update(zip(recorded, made.outputs, strict=True))
-        found = iter(made.finals[len(states) :])
-        for g in groups:
-            self._start_chunks(g, list(islice(found, self.lengths[g.carries])))
-
-    def _composition(
-        self, maps: Maps, step: list[Any], table: dict[Node, Any]
-    ) -> tuple[list[Any], list[Any], list[Any]]:
-        """What composes maps in all chunks: initial values, params and next values of carries.
-
-        Factors that are the same at all steps are composed once for all chunks.
-        """
-        own, composed = maps.n_factors
-        fixed = not dependents(step[:own], table.keys())
-        first = substitute(maps.identity([self.chunks], [] if fixed else [self.chunks]), self.known)
-        held = [new_input(x.type) for x in first]
-        then = step[:own] if fixed else batched(step[:own], table, self.chunks)
-        then = [*then, *batched(step[own:], table, self.chunks)]
-        self.lengths[maps.carries] = len(first)
-        self.fixed[maps.carries] = composed if fixed else 0
-        return first, held, maps.compose(held, then)
-
-    def _needed(self, roots: Sequence[Node]) -> list[int]:
-        """The carries that run in this stage."""
-        needed: set[int] = set()
-        while True:
-            below = set(topological([*roots, *[self.body.next_carries[i] for i in needed]]))
-            grown = {i for i, c in self.states.items() if c in below}
-            if grown == needed:
-                return sorted(needed)
-            needed = grown
-
-    def _start_chunks(self, group: Group, composed: list[Any]) -> None:
-        """The states before each chunk, and after the last one."""
-        t, fixed = new_input(COUNT, "t"), self.fixed[group.carries]
-        rows = list(map(_row_of, composed[fixed:]))
-        inits = [self.given.carries[i] for i in group.carries]
-        states = [new_input(self.body.carries[i].type, self.body.carries[i].name) for i in group.carries]
-        nexts = substitute(_maps(group).apply([*composed[:fixed], *rows], states), self.known)
-        made = build_loop(
-            Body(t, tuple(rows), tuple(states), (), tuple(nexts), tuple(states), None),
-            LoopInputs(self.chunks, tuple(composed[fixed:]), tuple(inits), ()),
-            name=self.spec.name,
-        )
-        self.running.update(zip(group.carries, made.outputs, strict=True))
-        self.finals.update(zip(group.carries, made.finals, strict=True))
-
-    # ---- what is left ----
-
-    def _left_over(self, recorded: list[Node]) -> Any:
-        """The steps that are left when all chunks have as many."""
-        body, mine, t = self.body, sorted(self.mine), new_input(COUNT, "t")
-        results = substitute([*[body.next_carries[i] for i in mine], *recorded], {body.t: t + self.done})
+    def _blocks(self, recorded: list[Node]) -> LoopResults:
+        """All blocks, one after the other."""
+        given = self.given
+        t = new_input(COUNT, "block")
+        rows = [reshape(x[: self.done], [self.n_blocks, self.length, *sizes(x)[1:]]) for x in given.sequences]
+        inside = list(map(_row_of, rows))
+        states = [self.body.carries[i] for i in self.mine]
+        block = _Block(self, dict(zip(self.mine, states, strict=True)), inside, t * self.length)
+        outputs = block.run(recorded)
+        finals = [block.finals[i] for i in self.mine]
         return build_loop(
-            Body(
-                t,
-                body.sequences,
-                tuple([body.carries[i] for i in mine]),
-                (),
-                tuple(results[: len(mine)]),
-                tuple(results[len(mine) :]),
-                None,
-            ),
+            Body(t, tuple(inside), tuple(states), (), tuple(finals), tuple(outputs), None),
+            LoopInputs(self.n_blocks, tuple(rows), tuple([given.carries[i] for i in self.mine]), ()),
+            name=self.spec.name,
+        )
+
+    def _left_over(self, recorded: list[Node], finals: list[Any]) -> LoopResults:
+        """The steps that no block has."""
+        body, mine, t = self.body, self.mine, new_input(COUNT, "t")
+        results = substitute([*[body.next_carries[i] for i in mine], *recorded], {body.t: t + self.done})
+        nexts, outputs = tuple(results[: len(mine)]), tuple(results[len(mine) :])
+        return build_loop(
+            Body(t, body.sequences, tuple([body.carries[i] for i in mine]), (), nexts, outputs, None),
             LoopInputs(
                 self.given.trip_count - self.done,
                 tuple([x[self.done :] for x in self.given.sequences]),
-                tuple([self.finals[i] for i in mine]),
+                tuple(finals),
                 (),
             ),
             name=self.spec.name,
         )
-
-    def _joined(self, column: Any, left: Any) -> Any:
-        """What all chunks recorded, (L, P, ...), and what was left over, as (n, ...)."""
-        turned = dimshuffle(column, [1, 0, *range(2, column.type.ndim)])
-        return concatenate([reshape(turned, [self.done, *sizes(left)[1:]]), left])
 
     def _step_by_step(
         self, late: list[Node], whole: dict[Node, Any], finals: dict[int, Any], outputs: dict[Node, Any]
     ) -> None:
         """The loop without the states that are there already: it reads them."""
-        body, rest = self.body, self._rest()
-        states = self._read_late(late)
+        body, rest, states = self.body, self.rest, self._read_late(late)
         made = build_loop(
             Body(
                 body.t,
@@ -313,6 +214,124 @@ class _Cut:
             rows = outputs[y]
             found[old.outputs[j]] = rows if every is None else rows[:: self.given.invariants[every]]
         return {**found, old.trips_done: self.given.trip_count}
+
+
+class _Block:
+    """The steps of one block, as chunks side by side.
+
+    Attributes
+    ----------
+    inits : the states before the block, by number.
+    finals : those after it.
+    running : the states before each chunk, of groups that are done with.
+    """
+
+    def __init__(self, cut: _Cut, inits: dict[int, Any], rows: list[Any], first: Any) -> None:
+        self.cut, self.body, self.known, self.inits, self.first = cut, cut.body, cut.known, inits, first
+        self.chunks, self.n_chunks = cut.chunks, constant(cut.chunks, "int64")
+        self.steps = constant(_STEPS, "int64")
+        self.rows = [self._chunked(x) for x in rows]
+        self.depth = {i: g.depth for g in cut.chosen for i in g.carries}
+        self.states = {i: cut.body.carries[i] for i in cut.mine}
+        self.running: dict[int, Any] = {}
+        self.finals: dict[int, Any] = {}
+        self.lengths: dict[tuple[int, ...], int] = {}  # how many parts composed maps of a group have
+        self.fixed: dict[tuple[int, ...], int] = {}  # and how many of them are the same for all chunks
+
+    def _chunked(self, x: Any) -> Any:
+        """(P L, ...) as (L, P, ...): step by step what all chunks read."""
+        cut = reshape(x, [self.chunks, _STEPS, *sizes(x)[1:]])
+        return dimshuffle(cut, [1, 0, *range(2, cut.type.ndim)])
+
+    def run(self, recorded: list[Node]) -> list[Any]:
+        """What is recorded, step after step; then the final states are there, too."""
+        columns: dict[Node, Any] = {}
+        stages = max([self.depth[i] for i in self.states] + [1 + self._deepest(r) for r in recorded])
+        for s in range(1, stages + 1):
+            columns |= self._stage(s, [r for r in recorded if self._deepest(r) + 1 == s])
+        found = []
+        for r in recorded:
+            y = columns[r]
+            turned = dimshuffle(y, [1, 0, *range(2, y.type.ndim)])
+            found.append(reshape(turned, [self.chunks * _STEPS, *sizes(y)[2:]]))
+        return found
+
+    def _deepest(self, root: Node) -> int:
+        below = set(topological([root]))
+        return max([self.depth[i] for i, c in self.states.items() if c in below], default=0)
+
+    def _stage(self, s: int, recorded: list[Node]) -> dict[Node, Any]:
+        """Run the groups before this one in all chunks, record what they suffice for, and compose this one's maps."""
+        groups = [g for g in self.cut.chosen if g.depth == s]
+        step = substitute([e for g in groups for e in _maps(g).step], self.known)
+        running = self._needed([*step, *recorded])
+        body, t, rows = self.body, new_input(COUNT, "t"), list(map(_row_of, self.rows))
+        table: dict[Node, Any] = dict(zip(body.sequences, rows, strict=True))
+        table[body.t] = self.first + arange(self.chunks) * _STEPS + t
+        starts = [self.running[i] for i in running]
+        states = [new_input(x.type, body.carries[i].name) for x, i in zip(starts, running, strict=True)]
+        table |= {body.carries[i]: p for i, p in zip(running, states, strict=True)}
+        moved = batched([body.next_carries[i] for i in running], table, self.n_chunks)
+        outputs = batched(recorded, table, self.n_chunks)
+        inits: list[Any] = []
+        params, nexts = [], []
+        own = iter(step)
+        for g in groups:
+            first, held, composed = self._composition(_maps(g), [next(own) for _ in _maps(g).step], table)
+            inits += first
+            params += held
+            nexts += composed
+        made = build_loop(
+            Body(t, tuple(rows), (*states, *params), (), (*moved, *nexts), tuple(outputs), None),
+            LoopInputs(self.steps, tuple(self.rows), (*starts, *inits), ()),
+            name=self.cut.spec.name,
+        )
+        found = iter(made.finals[len(states) :])
+        for g in groups:
+            self._start_chunks(g, list(islice(found, self.lengths[g.carries])))
+        return dict(zip(recorded, made.outputs, strict=True))
+
+    def _composition(
+        self, maps: Maps, step: list[Any], table: dict[Node, Any]
+    ) -> tuple[list[Any], list[Any], list[Any]]:
+        """What composes maps in all chunks: initial values, params and next values of carries.
+
+        Factors that are the same at all steps are composed once for all chunks.
+        """
+        own, composed = maps.n_factors
+        fixed = not dependents(step[:own], table.keys())
+        first = substitute(maps.identity([self.chunks], [] if fixed else [self.chunks]), self.known)
+        held = [new_input(x.type) for x in first]
+        then = step[:own] if fixed else batched(step[:own], table, self.n_chunks)
+        then = [*then, *batched(step[own:], table, self.n_chunks)]
+        self.lengths[maps.carries] = len(first)
+        self.fixed[maps.carries] = composed if fixed else 0
+        return first, held, maps.compose(held, then)
+
+    def _needed(self, roots: Sequence[Node]) -> list[int]:
+        """The carries that run in this stage."""
+        needed: set[int] = set()
+        while True:
+            below = set(topological([*roots, *[self.body.next_carries[i] for i in needed]]))
+            grown = {i for i, c in self.states.items() if c in below}
+            if grown == needed:
+                return sorted(needed)
+            needed = grown
+
+    def _start_chunks(self, group: Group, composed: list[Any]) -> None:
+        """The states before each chunk, and after the last one."""
+        t, fixed = new_input(COUNT, "t"), self.fixed[group.carries]
+        rows = list(map(_row_of, composed[fixed:]))
+        inits = [self.inits[i] for i in group.carries]
+        states = [new_input(self.body.carries[i].type, self.body.carries[i].name) for i in group.carries]
+        nexts = substitute(_maps(group).apply([*composed[:fixed], *rows], states), self.known)
+        made = build_loop(
+            Body(t, tuple(rows), tuple(states), (), tuple(nexts), tuple(states), None),
+            LoopInputs(self.n_chunks, tuple(composed[fixed:]), tuple(inits), ()),
+            name=self.cut.spec.name,
+        )
+        self.running.update(zip(group.carries, made.outputs, strict=True))
+        self.finals.update(zip(group.carries, made.finals, strict=True))
 
 
 def _row_of(x: Any) -> Any:
