@@ -241,7 +241,9 @@ class _Block:
     def _chunked(self, x: Any) -> Any:
         """(P L, ...) as (L, P, ...): step by step what all chunks read."""
         cut = reshape(x, [self.chunks, _STEPS, *sizes(x)[1:]])
-        return dimshuffle(cut, [1, 0, *range(2, cut.type.ndim)])
+        turned = dimshuffle(cut, [1, 0, *range(2, cut.type.ndim)])
+        # Put in order, so that what is read in one step lies in a row.
+        return reshape(reshape(turned, [self.chunks * _STEPS, *sizes(x)[1:]]), sizes(turned))
 
     def run(self, recorded: list[Node]) -> list[Any]:
         """What is recorded, step after step; then the final states are there, too."""
