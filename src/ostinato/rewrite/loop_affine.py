@@ -1,16 +1,17 @@
 """loop_affine: loops whose steps can be composed without their state run as chunks side by side, where they may.
 
-before:  h = loop(n, a, b, h0; h' = a[t] * h + b[t])           # parallel=True
-after:   A, B   = loop(L, a, b in chunks; A' = a A, B' = a B + b)     # what each of P chunks of L steps does to a state
-         starts = loop(P, A, B, h0; h' = A h + B)              # the state before each chunk
-         h      = loop(L, a, b in chunks, starts; h' = a h + b)       # all chunks, each from its own start
-         h      = h, and the n - P L steps that are left, one after the other
+before:  h = loop(n, a, b, h0; h' = a[t] * h + b[t])              # parallel=True
+after:   h = loop(n / (P L), a, b in blocks of P chunks of L steps, h0;
+               A, B   = loop(L; A' = a A, B' = a B + b)            # what each of the P chunks does to a state
+               starts = loop(P, A, B, h; h' = A h + B)             # the state before each chunk, and after the last
+               h      = loop(L, starts; h' = a h + b)              # all chunks, each from its own start
+             ), and the steps that no block has, one after the other
 
-The chunks are elements beside each other, which fill vectors and can be divided among threads. Which steps can be
-composed is found in `associative`. Groups of states that read others wait for these: while those run from their
+The chunks of a block are elements beside each other, which fill vectors, and the cache holds a block. Which steps can
+be composed is found in `associative`. Groups of states that read others wait for these: while those run from their
 starts, what the chunks do to the next group is composed. What else a step computes is done where the states are
-there; what has no form for all chunks at once, in a loop of its own, step by step. The number of chunks depends
-on the number of steps and the sizes of states alone, so results do not depend on the number of threads.
+there; what has no form for all chunks at once, in a loop of its own, step by step. The sizes of blocks do not depend
+on the machine, so results do not, either.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ from ostinato.rewrite.engine import rewrite_pass
 from ostinato.rewrite.notes import called, tell
 
 # The steps of a chunk; how many elements the chunks of a block have together, where that is known; the fewest chunks.
-_STEPS, _ELEMENTS, _LEAST = 32, 64, 4
+_STEPS, _ELEMENTS, _LEAST = 16, 32, 4
 
 
 @rewrite_pass
@@ -78,7 +79,7 @@ def _in_chunks(node: Node) -> dict[Node, Any]:
     if any(before.type != after.type for before, after in alias.items()):
         return {}
     part = "" if len(chosen) == len(groups) else " in some of its states"
-    tell(f"loop_affine: {called(spec)} is {what}{part}: runs as {cut.chunks} chunks side by side.")
+    tell(f"loop_affine: {called(spec)} is {what}{part}: runs as {cut.chunks} chunks of {_STEPS} steps side by side.")
     return alias
 
 

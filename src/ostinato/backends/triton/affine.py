@@ -16,15 +16,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from ostinato.backends.triton.slices import is_elementwise
-from ostinato.graph import Graph, Node, dependents, rebuild, topological
+from ostinato.graph import Graph, Node, dependents
 from ostinato.ops.batch import NoBatchError
 from ostinato.ops.creation import arange
-from ostinato.ops.elementwise import where
 from ostinato.ops.leaf import constant, new_input
 from ostinato.ops.loop import Body, LoopInputs, LoopSpec, body_of, build_loop
-from ostinato.ops.op import OPS
-from ostinato.ops.sizes import broadcast_to
+from ostinato.ops.sizes import as_size_nodes, broadcast_to
+from ostinato.rewrite.associative import linear_forms
 from ostinato.rewrite.batching import batched
 from ostinato.types import TensorType
 
@@ -71,54 +69,10 @@ def _form(body: Body, k: int) -> tuple[Any, Any] | None:
     others = set(body.carries) - {carry}
     if value is carry or dependents([value], others):
         return None
-    found = _linear(value, carry)
-    return found if found is not None and found[0] is not None else None
-
-
-def _linear(value: Node, carry: Node) -> tuple[Any, Any] | None:
-    """(factor, summand) with value = factor * carry + summand; a missing factor is 0, a missing summand too."""
-    bound = dependents([value], {carry})
-    found: dict[Node, tuple[Any, Any]] = {}
-    for node in topological([value], stop={carry}):
-        if node is carry:
-            found[node] = (constant(1, node.type.dtype), None)
-        elif node not in bound:
-            found[node] = (None, node)
-        else:
-            form = _combined(node, carry, [found[i] for i in node.inputs])
-            if form is None:
-                return None
-            found[node] = form
-    return found[value]
-
-
-def _combined(node: Node, carry: Node, forms: Sequence[tuple[Any, Any]]) -> tuple[Any, Any] | None:
-    if not is_elementwise(node) or node.type.shape != carry.type.shape:
+    forms = linear_forms([value], {carry: 0}, as_size_nodes(carry.type.shape))
+    if isinstance(forms, Node) or not forms[0][0]:
         return None
-    name = node.op.name
-    pair: list[Any] = []
-    if name in ("add", "sub"):
-        sign = OPS[name]
-        pair = [_sum(sign, a, b) for a, b in zip(*forms, strict=True)]
-    elif name == "neg":
-        pair = [None if p is None else rebuild(node, (p,)) for p in forms[0]]
-    elif name == "mul" and (forms[0][0] is None or forms[1][0] is None):
-        parts, scale = (forms[0], forms[1][1]) if forms[0][0] is not None else (forms[1], forms[0][1])
-        pair = [None if p is None else p * scale for p in parts]
-    elif name == "true_div" and forms[1][0] is None:
-        pair = [None if p is None else p / forms[1][1] for p in forms[0]]
-    elif name == "where" and forms[0][0] is None:
-        choices = [[_zero(carry) if p is None else p for p in both] for both in zip(*forms[1:], strict=True)]
-        pair = [where(forms[0][1], *both) for both in choices]
-    return (pair[0], pair[1]) if pair else None
-
-
-def _sum(op: Any, a: Any, b: Any) -> Any:
-    if b is None:
-        return a
-    if a is None:
-        return b if op is OPS["add"] else -b
-    return a + b if op is OPS["add"] else a - b
+    return forms[0][0][0], forms[0][1]
 
 
 def _zero(like: Node) -> Any:
