@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.signal import lfilter
 
+import affine as affine_benchmark
 import ostinato
 import ostinato.tensor as T
 from numeric import central
@@ -519,3 +520,16 @@ def test_blocks_of_their_own_size(n: int, monkeypatch: pytest.MonkeyPatch) -> No
         expected.append((state * q + p, np.tanh(state)))
         state = expected[-1][0]
     np.testing.assert_allclose(np.transpose(run(v, w, 0.4)), np.reshape(expected, (n, 2)), 1e-11, 1e-13)
+
+
+# ---- the benchmark --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", affine_benchmark.RECURRENCES)
+def test_both_ways_of_the_benchmark_agree(name: str) -> None:
+    recurrence = affine_benchmark.RECURRENCES[name]
+    arrays = [RNG.uniform(-0.7, 0.7, size=(70, *w)) for w in recurrence.widths]
+    arrays += [RNG.normal(size=s) for s in recurrence.states]
+    found = [affine_benchmark.ours(recurrence, arrays, parallel)[0]() for parallel in (False, True)]
+    for a, b in zip(*[f if isinstance(f, list) else [f] for f in found], strict=True):
+        np.testing.assert_allclose(a, b, 1e-9, 1e-11)
