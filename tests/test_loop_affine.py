@@ -185,6 +185,31 @@ def test_nan_and_infinities_in_extremes() -> None:
                 np.testing.assert_allclose(run(v), expected, 1e-12)
 
 
+def test_nan_and_infinities_in_sums_and_what_is_forgotten() -> None:
+    x, h = T.dvector("x"), T.dscalar("h")
+    steps: list[tuple[Any, Any]] = [
+        (lambda x, h: h + x, lambda x, h: h + x),
+        (lambda x, h: 0.5 * h - x, lambda x, h: 0.5 * h - x),
+        (lambda x, h: T.where(x > 1, x, 0.5 * h + x), lambda x, h: x if x > 1 else 0.5 * h + x),
+        (lambda x, h: T.where(x > 1, x, h), lambda x, h: x if x > 1 else h),
+    ]
+    for step, plain in steps:
+        y, _ = ostinato.scan(step, x, h, parallel=True)
+        run = native([x, h], [y, *T.grad(T.sum(y), [x])])
+        assert n_chunked(run) == 2
+        for special in (np.nan, np.inf, -np.inf):
+            for place in (0, 40, 199):
+                v = RNG.normal(size=200)
+                v[place] = special
+                state, expected = special if place == 0 else 0.3, []
+                start = state
+                with np.errstate(invalid="ignore"):
+                    for value in v:
+                        state = plain(value, np.float64(state))
+                        expected.append(state)
+                np.testing.assert_allclose(run(v, start)[0], expected, 1e-12)
+
+
 def test_integers_wrap_as_step_by_step() -> None:
     x = T.vector("x", dtype="int16")
     y, _ = ostinato.scan(lambda x, h: T.cast(3 * h + x, "int16"), x, T.constant(7, dtype="int16"), parallel=True)

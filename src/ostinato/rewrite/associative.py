@@ -24,7 +24,7 @@ from ostinato.graph import Node, dependents, make, substitute, topological
 from ostinato.ops.contraction import MATMUL
 from ostinato.ops.control import IDENTITIES
 from ostinato.ops.creation import eye
-from ostinato.ops.elementwise import logical_not, where
+from ostinato.ops.elementwise import eq, logical_not, where
 from ostinato.ops.leaf import CONSTANT, constant
 from ostinato.ops.loop import Body, LoopSpec, body_of, known_sizes, split
 from ostinato.ops.movement import dimshuffle
@@ -323,6 +323,7 @@ class Affine:
     def __init__(self, body: Body, carries: tuple[int, ...], forms: Sequence[Form]) -> None:
         self.body, self.carries = body, carries
         m = range(len(carries))
+        self.forgets = _forgets([body.next_carries[i] for i in carries], {body.carries[i] for i in carries})
         own = {(i, j): forms[i][0][j] for i in m for j in m if j in forms[i][0]}
         self.is_sum = own.keys() == {(i, i) for i in m} and all(map(is_one, own.values()))
         shaped = self._shaped(own)
@@ -363,14 +364,21 @@ class Affine:
         for i, j in self.factors:
             entry = None
             for k in m:
-                entry = plus(entry, times(a2.get((i, k)), a1.get((k, j))))
+                entry = plus(entry, self._times(a2.get((i, k)), a1.get((k, j))))
             found.append(entry if entry is not None else first[self.factors.index((i, j))] * 0)
         return [*found, *[self._moved(a2, b1, b2.get(i), i) for i in self.summands]]
+
+    def _times(self, factor: Any, x: Any) -> Any:
+        """A product; what a choice forgets is forgotten, also if it is a NaN or an infinity."""
+        product = times(factor, x)
+        if product is None or product is x or not self.forgets:
+            return product
+        return where(eq(factor, 0), constant(0, product.type.dtype), product)
 
     def _moved(self, a: dict[Place, Any], states: dict[int, Any], summand: Any, i: int) -> Any:
         total = None
         for k, state in states.items():
-            total = plus(total, times(a.get((i, k)), state))
+            total = plus(total, self._times(a.get((i, k)), state))
         total = plus(total, summand)
         return states[i] * 0 if total is None else total
 
@@ -380,6 +388,12 @@ class Affine:
         if self.is_sum:
             return [plus(h, b.get(i)) for i, h in enumerate(states)]
         return [self._moved(a, dict(enumerate(states)), b.get(i), i) for i in range(len(states))]
+
+
+def _forgets(values: Sequence[Node], carries: set[Node]) -> bool:
+    """Whether a choice takes something else than what the state is."""
+    bound = dependents(values, carries)
+    return any(n.op.name == "where" and sum(i in bound for i in n.inputs[1:]) == 1 for n in bound)
 
 
 def _closure(factors: Any, start: set[Place]) -> list[Place]:
