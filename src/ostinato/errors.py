@@ -96,12 +96,17 @@ class SourceLine(NamedTuple):
         return f"{os.path.basename(self.file)}:{self.line}"
 
 
+@functools.cache
+def _is_not_the_users(file: str) -> bool:
+    return file.startswith(_NOT_THE_USERS)
+
+
 def caller() -> SourceLine | None:
     """The innermost line on the stack that is not Ostinato's own; None where there is no such line."""
     frame = sys._getframe(1)
     while frame is not None:
         file = frame.f_code.co_filename
-        if not file.startswith(_NOT_THE_USERS):
+        if not _is_not_the_users(file):
             return SourceLine(file, frame.f_lineno)
         if frame.f_back is None:
             return None

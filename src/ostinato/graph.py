@@ -99,6 +99,7 @@ def make(op: Op, inputs: tuple[Node, ...], params: tuple[Any, ...] = ()) -> Any:
     node = _TABLE.get(key)
     if node is None:
         node = _new(op, inputs, params)
+        node._source = caller()
         with _LOCK:
             node = _TABLE.setdefault(key, node)
     return node
@@ -109,7 +110,7 @@ def _new(op: Op, inputs: tuple[Node, ...], params: tuple[Any, ...]) -> Node:
     cls = VARIABLE_CLASSES.get(op.name) or VARIABLE_CLASSES.get(type(type_), Node)
     node: Node = object.__new__(cls)
     node.op, node.inputs, node.params, node.type = op, inputs, params, type_
-    node._name, node._source, node._tag, node._sizes = None, caller(), None, None
+    node._name, node._source, node._tag, node._sizes = None, None, None, None
     return node
 
 
@@ -117,11 +118,13 @@ def rebuild(node: Node, inputs: tuple[Node, ...]) -> Any:
     """The same op on other inputs; name and source line go along."""
     if inputs == node.inputs:
         return node
-    known = (node.op, inputs, node.params) in _TABLE
-    new = make(node.op, inputs, node.params)
-    if not known:
-        new._source = node._source
-        new._name = node._name
+    key = (node.op, inputs, node.params)
+    new = _TABLE.get(key)
+    if new is None:
+        new = _new(*key)
+        new._source, new._name = node._source, node._name
+        with _LOCK:
+            new = _TABLE.setdefault(key, new)
     return new
 
 

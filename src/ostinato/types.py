@@ -47,7 +47,11 @@ class TensorType:
     shape: tuple[int | None, ...]
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "dtype", check_dtype(self.dtype))
+        dtype = check_dtype(self.dtype)
+        if dtype is not self.dtype:
+            object.__setattr__(self, "dtype", dtype)
+        if self.shape == ():
+            return
         shape = tuple((1 if s else None) if isinstance(s, bool) else s for s in self.shape)
         if any(s is not None and s < 0 for s in shape):
             raise OstinatoTypeError(f"a size cannot be negative, but the shape is {shape}")
