@@ -125,3 +125,25 @@ def test_the_text_of_a_stage_is_no_longer_than_the_stage() -> None:
     text = ostinato.function([x], y, mode="native").explain("nest")
     assert len(text) < 20_000
     assert text.count("part.") > 20
+
+
+def test_long_sums_in_a_step() -> None:
+    """A sum of very many terms is no deep recursion."""
+    x, a = T.dvector("x"), T.dscalar("a")
+
+    def step(v: Any, s: Any) -> Any:
+        for k in range(1200):
+            s = s + v * (0.001 * k)
+        return s
+
+    last = ostinato.foldl(step, x, a)[0]
+    run = ostinato.function([x, a], [last, T.grad(last, a)], mode="native")
+    values = np.linspace(0, 1, 5)
+    np.testing.assert_allclose(run(values, 2.0)[0], 2 + values.sum() * 0.001 * sum(range(1200)), 1e-12)
+
+
+def test_many_states_are_not_searched_for_what_is_only_told() -> None:
+    inputs, outputs, _ = KINDS["many states"].graph(300, False)
+    run = ostinato.function(inputs, outputs, mode="native")
+    notes = [n for n in run.explain().splitlines() if "loop_affine" in n]
+    assert notes == ["  loop_affine: a loop has 37 states: whether its steps can be composed was not asked."]

@@ -137,7 +137,7 @@ def _bound(bound: Any, size: Any, lowest: int) -> Any:
 
 
 def _shortened(size: Any, by: int) -> Any:
-    """The size less a number, or 0. What was shortened before has one form, so that x[2:] and x[1:][:-1] have one size."""
+    """The size less a number, or 0; of one form if it was shortened before: x[2:] and x[1:][:-1] have one size."""
     base, offset = as_size_node(size), -by
     if base.op.name == "maximum" and static_int(base.inputs[1]) == 0:
         base = base.inputs[0]

@@ -120,9 +120,12 @@ def groups_of(body: Body, known: Mapping[Node, Any]) -> list[Group]:
     n = len(body.carries)
     reads = [{i for i, c in enumerate(body.carries) if c in below} for below in map(_below, body.next_carries)]
     reached = [set(r) for r in reads]
-    for _ in range(n):
+    grown = True
+    while grown:
+        before = sum(map(len, reached))
         for r in reached:
             r.update(*[reached[i] for i in r])
+        grown = sum(map(len, reached)) > before
     found: list[Group] = []
     depth: dict[int, int] = {}
     placed: set[int] = set()

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 from ostinato.graph import Graph, Node, dependents, make, redirect, topological
@@ -63,14 +64,26 @@ def added_to(spec: LoopSpec, i: int) -> Node | None:
     """What is added to carry i in each step; None if the carry is read otherwise, or the sum is."""
     body = body_of(spec)
     carry, following = body.carries[i], body.next_carries[i]
-    if following.op.name != "add" or following.type != carry.type or spec.body.results.count(following) > 1:
+    if following.op.name != "add" or following.type != carry.type or carry not in following.inputs:
         return None
-    readers = [n for n in spec.body.nodes() if carry in n.inputs]
-    if readers != [following] or carry in spec.body.results or any(following in n.inputs for n in spec.body.nodes()):
+    readers = _readers(spec.body)
+    if readers[carry] != [following] or following in readers:
+        return None
+    if carry in spec.body.results or spec.body.results.count(following) > 1:
         return None
     a, b = following.inputs
     term = b if a is carry else a
     return term if term is not carry and term.type == carry.type else None
+
+
+@lru_cache(maxsize=4)
+def _readers(body: Graph) -> dict[Node, list[Node]]:
+    """What reads each node of a body that anything reads."""
+    found: dict[Node, list[Node]] = {}
+    for node in body.nodes():
+        for i in dict.fromkeys(node.inputs):
+            found.setdefault(i, []).append(node)
+    return found
 
 
 def _is_small(node: Node) -> bool:

@@ -47,6 +47,10 @@ from ostinato.rewrite.notes import called, tell
 _STEPS, _ELEMENTS, _LEAST = 16, 32, 4
 
 
+# Unless the user asks for chunks, loops of more states are left alone: the search would take longer than it is worth.
+_MOST_STATES = 32
+
+
 @rewrite_pass
 def loop_affine(graph: Graph) -> Graph:
     """Run the loops of a graph that may be in chunks side by side, where their steps can be composed."""
@@ -60,6 +64,11 @@ def loop_affine(graph: Graph) -> Graph:
 def _in_chunks(node: Node) -> dict[Node, Any]:
     spec: LoopSpec = node.params[0]
     if spec.has_until or not spec.n_carries:
+        return {}
+    if spec.parallel == "auto" and spec.n_carries > _MOST_STATES:
+        tell(
+            f"loop_affine: {called(spec)} has {spec.n_carries} states: whether its steps can be composed was not asked."
+        )
         return {}
     body, known = seen_from_outside(node)
     groups = groups_of(body, known)

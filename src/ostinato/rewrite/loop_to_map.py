@@ -128,7 +128,8 @@ class _Map:
         waiting = [k for k in range(self.spec.n_carries) if k not in self.sums]
         while True:
             unknown = {self.body.carries[k] for k in range(self.spec.n_carries) if k not in found}
-            more = [k for k in waiting if k not in found and not dependents([self.body.next_carries[k]], unknown)]
+            bound = dependents([self.body.next_carries[k] for k in waiting], unknown)
+            more = [k for k in waiting if k not in found and self.body.next_carries[k] not in bound]
             if not more:
                 return found
             found += more

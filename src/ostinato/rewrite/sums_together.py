@@ -55,9 +55,15 @@ def _joined(node: Node) -> Node | None:
 
 def _terms(term: Node, uses: Counter[Node]) -> list[Node]:
     """What is added up, from left to right."""
-    if term.op.name != "add" or uses[term] > 1:
-        return [term]
-    return [t for i in term.inputs for t in _terms(i, uses)]
+    found: list[Node] = []
+    waiting = [term]
+    while waiting:
+        node = waiting.pop()
+        if node.op.name == "add" and uses[node] <= 1:
+            waiting += node.inputs[::-1]
+        else:
+            found.append(node)
+    return found
 
 
 def _groups(terms: list[Node]) -> list[list[Node]]:
