@@ -257,6 +257,14 @@ def row_vectors(parallel: Parallel) -> tuple[list[Any], list[Any]]:
     return [A, b, h], [y]
 
 
+def vectors(parallel: Parallel) -> tuple[list[Any], list[Any]]:
+    """Two taps as a vector of two elements, and sums of products written out."""
+    x, A, h = T.dvector("x"), T.tensor("float64", (None, 2, 2), "A"), T.tensor("float64", (2,), "h")
+    taps, _ = ostinato.scan(lambda x, h: T.stack([0.5 * h[0] - h[1] / 3 + x, h[0]]), x, h, parallel=parallel)
+    y, _ = ostinato.scan(lambda A, x, h: T.sum(A * h, axis=1) / 2 + h[::-1] * x / 4, [A, x], h, parallel=parallel)
+    return [x, A, h], [taps, y, T.dot(y, h)]
+
+
 def products(parallel: Parallel) -> tuple[list[Any], list[Any]]:
     A, b, h = T.dtensor3("A"), T.dmatrix("b"), T.dvector("h")
     S, _ = ostinato.scan(lambda A, S: T.dot(A, S) / 2, A, T.eye(3), parallel=parallel)
@@ -287,6 +295,38 @@ def test_coupled_states_and_others_that_read_them() -> None:
 @pytest.mark.parametrize("program", [matrices, row_vectors])
 def test_matrices(program: Program) -> None:
     check(program, of_matrices)
+
+
+def test_vectors_of_a_few_elements() -> None:
+    check(vectors, lambda n: [RNG.normal(size=n), RNG.normal(size=(n, 2, 2)) / 2, RNG.normal(size=2)])
+
+
+def test_small_matrices_are_written_out() -> None:
+    """Elements of matrices of a known size are lanes; of other sizes, products of matrices do the same."""
+    A, b, h = T.tensor("float64", (None, 3, 3), "A"), T.dmatrix("b"), T.tensor("float64", (3,), "h")
+    y, _ = ostinato.scan(lambda A, b, h: T.dot(A, h) + b, [A, b], h, parallel=True)
+    run = native([A, b, h], [y, *T.grad(T.sum(T.sin(y)), [A, b, h])])
+    assert n_chunked(run) == 2
+    for n in (5, 90):
+        arrays = of_matrices(n)
+        state, expected = arrays[2], []
+        for p, q in zip(*arrays[:2], strict=True):
+            state = p @ state + q
+            expected.append(state)
+        np.testing.assert_allclose(run(*arrays)[0], expected, 1e-11, 1e-13)
+
+
+@pytest.mark.parametrize("fold", [ostinato.foldl, ostinato.foldr, ostinato.reduce])
+def test_folds(fold: Any) -> None:
+    x, h = T.dvector("x"), T.dscalar("h")
+    last = fold(lambda x, h: x - 0.5 * h, x, h, parallel=True)[0]
+    run = native([x, h], last)
+    assert n_chunked(run) == 1
+    v = RNG.normal(size=100)
+    state = 0.2
+    for value in v[::-1] if fold is ostinato.foldr else v:
+        state = value - 0.5 * state
+    np.testing.assert_allclose(run(v, 0.2), state, 1e-12)
 
 
 def test_products_of_matrices() -> None:

@@ -555,12 +555,13 @@ def reduce(
     mode: Any = None,
     name: str | None = None,
     checkpoint: int | str | None = None,
+    parallel: bool | str = "auto",
 ) -> tuple[Any, Updates]:
     """The last outputs of a `scan`; after no steps the initial values.
 
     Parameters
     ----------
-    fn, sequences, outputs_info, non_sequences, go_backwards, mode, name, checkpoint
+    fn, sequences, outputs_info, non_sequences, go_backwards, mode, name, checkpoint, parallel
         See `scan`.
 
     Returns
@@ -575,7 +576,9 @@ def reduce(
     OstinatoIndexError
         When it runs, if there are no steps and an output has no initial value.
     """
-    built = _build(fn, sequences, outputs_info, non_sequences, None, -1, go_backwards, name, False, checkpoint)
+    built = _build(
+        fn, sequences, outputs_info, non_sequences, None, -1, go_backwards, name, False, checkpoint, parallel=parallel
+    )
     return _returned(built.finals(), False), built.updates
 
 
@@ -587,9 +590,10 @@ def foldl(
     mode: Any = None,
     name: str | None = None,
     checkpoint: int | str | None = None,
+    parallel: bool | str = "auto",
 ) -> tuple[Any, Updates]:
     """`reduce` from the first row to the last; see there."""
-    return reduce(fn, sequences, outputs_info, non_sequences, False, mode, name, checkpoint)
+    return reduce(fn, sequences, outputs_info, non_sequences, False, mode, name, checkpoint, parallel)
 
 
 def foldr(
@@ -600,9 +604,10 @@ def foldr(
     mode: Any = None,
     name: str | None = None,
     checkpoint: int | str | None = None,
+    parallel: bool | str = "auto",
 ) -> tuple[Any, Updates]:
     """`reduce` from the last row to the first; see there."""
-    return reduce(fn, sequences, outputs_info, non_sequences, True, mode, name, checkpoint)
+    return reduce(fn, sequences, outputs_info, non_sequences, True, mode, name, checkpoint, parallel)
 
 
 def scan_checkpoints(

@@ -21,17 +21,18 @@ import numpy as np
 
 from ostinato.errors import OstinatoValueError, at, bullet_list
 from ostinato.graph import Node, dependents, make, substitute, topological
+from ostinato.ops.batch import NoBatchError
 from ostinato.ops.contraction import MATMUL
 from ostinato.ops.control import IDENTITIES
 from ostinato.ops.creation import eye
 from ostinato.ops.elementwise import eq, logical_not, where
-from ostinato.ops.leaf import CONSTANT, constant
+from ostinato.ops.leaf import CONSTANT, constant, new_input
 from ostinato.ops.loop import Body, LoopSpec, body_of, known_sizes, split
 from ostinato.ops.movement import dimshuffle
 from ostinato.ops.op import OPS
 from ostinato.ops.sizes import as_size_nodes, broadcast_to, same_size, sizes
 from ostinato.printing import short
-from ostinato.rewrite.batching import can_batch
+from ostinato.rewrite.batching import batched, can_batch
 from ostinato.types import TensorType
 
 
@@ -208,8 +209,7 @@ def _maps(body: Body, known: Mapping[Node, Any], carries: tuple[int, ...]) -> Ma
                 return found
     affine = read_affine(body, known, carries)
     if isinstance(affine, Obstacle) and len(carries) == 1:
-        by_matrix = _Matrices.read(body, carries[0])
-        return by_matrix or affine
+        return _Vector.read(body, carries[0]) or _Matrices.read(body, carries[0]) or affine
     return affine
 
 
@@ -318,21 +318,21 @@ class Affine:
 
     Attributes
     ----------
+    likes : nodes of the types and sizes of the states.
     factors, summands : where a step's map has something, and where a composed one has: their places in its lists.
     """
 
     what = "affine in its state"
 
-    def __init__(self, body: Body, carries: tuple[int, ...], forms: Sequence[Form]) -> None:
-        self.body, self.carries = body, carries
-        m = range(len(carries))
-        self.forgets = _forgets([body.next_carries[i] for i in carries], {body.carries[i] for i in carries})
+    def __init__(self, carries: tuple[int, ...], likes: Sequence[Any], forms: Sequence[Form], forgets: bool) -> None:
+        self.carries, self.likes, self.forgets = carries, likes, forgets
+        m = range(len(likes))
         own = {(i, j): forms[i][0][j] for i in m for j in m if j in forms[i][0]}
         self.is_sum = own.keys() == {(i, i) for i in m} and all(map(is_one, own.values()))
         shaped = self._shaped(own)
         self.own_factors = [] if self.is_sum else list(shaped)
         own_summands = [i for i in m if forms[i][1] is not None]
-        summands = [broadcast_to(forms[i][1], sizes(body.carries[carries[i]])) for i in own_summands]
+        summands = [broadcast_to(forms[i][1], sizes(likes[i])) for i in own_summands]
         self.factors = [] if self.is_sum else _closure(own.keys(), {(i, i) for i in m})
         self.summands = [i for i, _ in _closure(own.keys(), {(i, 0) for i in own_summands})]
         self.own_summands = own_summands
@@ -341,19 +341,18 @@ class Affine:
 
     def _shaped(self, own: dict[Place, Any]) -> dict[Place, Any]:
         """Factors of the rank of the state: of one element each, or of the state's sizes; one factor as it is."""
-        like = self.body.carries[self.carries[0]]
+        like = self.likes[0]
         rank = like.type.ndim
         if len(own) > 1 and any(f.type.ndim for f in own.values()):
             return {p: broadcast_to(f, sizes(like)) for p, f in own.items()}
         return {p: dimshuffle(f, ["x"] * (rank - f.type.ndim) + list(range(f.type.ndim))) for p, f in own.items()}
 
     def identity(self, lead: Sequence[Any], factors: Sequence[Any]) -> list[Any]:
-        like = self.body.carries[self.carries[0]]
+        like = self.likes[0]
         inner = sizes(self.step[0]) if self.factors else ()
         one, zero = (constant(v, like.type.dtype) for v in (1, 0))
         found = [broadcast_to(one if i == j else zero, (*factors, *inner)) for i, j in self.factors]
-        carries = [self.body.carries[self.carries[i]] for i in self.summands]
-        return [*found, *[broadcast_to(zero, (*lead, *sizes(c))) for c in carries]]
+        return [*found, *[broadcast_to(zero, (*lead, *sizes(self.likes[i]))) for i in self.summands]]
 
     def compose(self, first: Sequence[Any], then: Sequence[Any]) -> list[Any]:
         n, k = len(self.factors), len(self.own_factors)
@@ -362,7 +361,7 @@ class Affine:
         b2 = dict(zip(self.own_summands, then[k:], strict=True))
         if self.is_sum:
             return [plus(b1[i], b2.get(i)) for i in self.summands]
-        m = range(len(self.carries))
+        m = range(len(self.likes))
         found = []
         for i, j in self.factors:
             entry = None
@@ -420,7 +419,88 @@ def read_affine(body: Body, known: Mapping[Node, Any], carries: tuple[int, ...])
     if isinstance(forms, Node):
         names = dependents(values, {forms})
         return Obstacle(next(i for i, v in zip(carries, values, strict=True) if v in names), forms)
-    return Affine(body, carries, forms)
+    likes = [body.carries[i] for i in carries]
+    return Affine(carries, likes, forms, _forgets(values, set(likes)))
+
+
+# ---- vectors of a few elements ---------------------------------------------------------------------
+
+# Of so many elements, each with each.
+_FEW = 4
+
+# What is linear in its first operands, and in which of them together; the rest must be free of the state.
+_LINEAR = {
+    **dict.fromkeys(("neg", "sum", "dimshuffle", "reshape", "subtensor", "broadcast_to", "sum_to", "true_div"), 1),
+    **dict.fromkeys(("add", "sub", "set_subtensor", "inc_subtensor"), 2),
+}
+
+
+class _Vector:
+    """h' = A h + b for a vector of a few elements, in whatever operations: each element is a state by itself."""
+
+    what = "affine in its state"
+
+    carries: tuple[int, ...]
+    step: list[Any]
+    n_factors: tuple[int, int]
+
+    def __init__(self, carry: int, like: Any, matrix: Any, summand: Any) -> None:
+        m = range(like.type.shape[0])
+        self.carries, self.like = (carry,), like
+        forms = [({j: matrix[j, i] for j in m}, summand[i]) for i in m]  # a row of `matrix` is a column of A
+        self.affine = Affine((carry,), [like[i] for i in m], forms, False)
+        self.step, self.n_factors = self.affine.step, self.affine.n_factors
+
+    def identity(self, lead: Sequence[Any], factors: Sequence[Any]) -> list[Any]:
+        return self.affine.identity(lead, factors)
+
+    def compose(self, first: Sequence[Any], then: Sequence[Any]) -> list[Any]:
+        return self.affine.compose(first, then)
+
+    @staticmethod
+    def read(body: Body, place: int) -> _Vector | None:
+        from ostinato.forward import tangents
+
+        carry, value = body.carries[place], body.next_carries[place]
+        shape = carry.type.shape
+        if len(shape) != 1 or shape[0] is None or not 1 <= shape[0] <= _FEW or not carry.type.is_float:
+            return None
+        bound = dependents([value], {carry})
+        if any(n is not carry and not _is_linear(n, bound) for n in bound) or any(
+            not isinstance(n.type, TensorType) or n.type.dtype != carry.type.dtype for n in bound
+        ):
+            return None
+        seed = new_input(carry.type)
+        try:
+            (moved,) = tangents([value], {carry: seed})
+            columns = (
+                None if moved is None else batched([moved], {seed: eye(shape[0], dtype=carry.type.dtype)}, shape[0])
+            )
+        except NoBatchError:
+            return None
+        if columns is None or dependents(columns, {carry}):
+            return None
+        (summand,) = substitute([value], {carry: broadcast_to(constant(0, carry.type.dtype), shape)})
+        return _Vector(place, carry, columns[0], summand)
+
+    def apply(self, composed: Sequence[Any], states: Sequence[Any]) -> list[Any]:
+        from ostinato.ops.composite import stack
+
+        (h,) = states
+        return [stack(self.affine.apply(composed, [h[i] for i in range(self.like.type.shape[0])]))]
+
+
+def _is_linear(node: Node, bound: set[Node]) -> bool:
+    """Whether an operation is linear in those of its operands that depend on the state."""
+    enters = [i in bound for i in node.inputs]
+    name = node.op.name
+    if name in IDENTITIES or name == "concatenate":
+        return True
+    if name in ("mul", "matmul"):
+        return sum(enters) == 1
+    if name == "where":
+        return not enters[0]
+    return name in _LINEAR and not any(enters[_LINEAR[name] :])
 
 
 # ---- products of matrices -------------------------------------------------------------------------
