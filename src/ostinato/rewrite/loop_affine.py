@@ -46,9 +46,9 @@ from ostinato.rewrite.notes import called, tell
 # The steps of a chunk; how many elements the chunks of a block have together, where that is known; the fewest chunks.
 _STEPS, _ELEMENTS, _LEAST = 16, 32, 4
 
-
-# Unless the user asks for chunks, loops of more states are left alone: the search would take longer than it is worth.
-_MOST_STATES = 32
+# Unless the user asks for chunks, loops of more states, or of a step of more operations, are left alone: the search
+# would take longer than it is worth.
+_MOST_STATES, _MOST_OPERATIONS = 32, 100
 
 
 @rewrite_pass
@@ -69,6 +69,8 @@ def _in_chunks(node: Node) -> dict[Node, Any]:
         tell(
             f"loop_affine: {called(spec)} has {spec.n_carries} states: whether its steps can be composed was not asked."
         )
+        return {}
+    if spec.parallel == "auto" and len(spec.body.nodes()) > _MOST_OPERATIONS:
         return {}
     body, known = seen_from_outside(node)
     groups = groups_of(body, known)
