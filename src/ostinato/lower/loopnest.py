@@ -31,7 +31,7 @@ from typing import Any
 
 import numpy as np
 
-from ostinato.lower.expressions import Const, Expr, Load, Op, Var
+from ostinato.lower.expressions import Const, Expr, Load, Op, Var, parts_of
 from ostinato.lower.integers import Integers
 
 __all__ = [
@@ -204,6 +204,8 @@ Stmt = Let | Store | Alloc | Fail | Call | CallOut | Data | Extern | Split | For
 _UNROLLED = 16
 # The fewest elements of a row that are computed as one vector.
 _FEWEST_AT_ONCE = 3
+# Of how many expressions at most.
+_LONGEST_AT_ONCE = 200
 
 # (name, dtypes of the operands, dtype of the result) -> whether a backend has this scalar operation.
 Knows = Callable[[str, Sequence[str], str], bool]
@@ -493,7 +495,9 @@ class Nest:
             return False
         with self.loop(stop, parallel=True) as loop:
             body(loop.var)
-        if self.tiles(loop):
+        # An element that is chosen among many by its index is a long expression, and better known beforehand.
+        parts = parts_of([s.value for s in loop.body if isinstance(s, (Let, Store))])
+        if sum(1 for _ in parts) <= _LONGEST_AT_ONCE and self.tiles(loop):
             return True
         self._cursor.pop()
         return False

@@ -133,9 +133,10 @@ class _Lowering:
         return [*finals, *outputs, scalar(self._trips(loop))]
 
     def _sequence(self, node: Node) -> Array:
-        """What the loop reads row by row: in memory, unless its elements cost little to compute where they are read."""
+        """What the loop reads row by row: in memory, unless a row is a few numbers that cost little to compute."""
         value = self.block.array(node)
-        if value.memory is None and not is_tiny(value.sizes) and value.cost <= CHEAP:
+        few = value.ndim == 1 or is_tiny(value.sizes[1:])
+        if value.memory is None and few and not is_tiny(value.sizes) and value.cost <= CHEAP:
             return value
         return self.block.in_memory(node)
 

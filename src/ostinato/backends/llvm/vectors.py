@@ -175,8 +175,14 @@ class _Slopes:
             different.update(v for c in found for v in (c.var, c.result))
 
     def of(self, expr: Expr) -> int | None:
-        if expr not in self.known:
-            self.known[expr] = self._of(expr)
+        stack = [] if expr in self.known else [expr]
+        while stack:  # expressions may be deep
+            inner = [e for e in _operands(stack[-1]) if e not in self.known]
+            if inner:
+                stack += inner
+            else:
+                last = stack.pop()
+                self.known[last] = self._of(last)
         return self.known[expr]
 
     def _of(self, expr: Expr) -> int | None:
@@ -203,6 +209,12 @@ class _Slopes:
                 if isinstance(other, Const):
                     return s * int(other.value)
         return None
+
+
+def _operands(expr: Expr) -> tuple[Expr, ...]:
+    if isinstance(expr, Load):
+        return expr.pointer, expr.offset
+    return expr.args if isinstance(expr, Op) else ()
 
 
 def _bound(body: list[Stmt]) -> Iterator[Var]:
