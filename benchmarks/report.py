@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from table import OURS, duration, figures, markdown, size
+from table import OURS, duration, figures, markdown, size, three_digits
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "docs" / "reference" / "benchmarks.json"
@@ -41,13 +41,22 @@ def save(results: Mapping[str, Any], path: Path = RESULTS) -> None:
 
 
 def added(kept: dict[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
-    """What is kept, with the new cells of all systems but Ostinato; their ratios are to its times beside them."""
+    """What is kept, and the new cells of all systems but Ostinato, with ratios to those of its times that are kept."""
     for part in ("rows", "overhead", "compilation"):
         cells = {(r["workload"], r.get("kind")): r["cells"] for r in new.get(part, [])}
         for row in kept.get(part, []):
             found = cells.get((row["workload"], row.get("kind")), {})
-            row["cells"] |= {s: c for s, c in found.items() if s != OURS}
-    return {**kept, "versions": {**new["versions"], **kept["versions"]}}
+            ours = row["cells"].get(OURS)
+            row["cells"] |= {s: _beside(c, ours) for s, c in found.items() if s != OURS}
+    apart = sorted({*kept.get("apart", []), *new["versions"]} - {OURS})
+    return {**kept, "versions": {**new["versions"], **kept["versions"]}, "apart": apart}
+
+
+def _beside(cell: Any, ours: Any) -> Any:
+    """A cell with its ratio to the time of Ostinato's, where there are both."""
+    if not isinstance(cell, dict) or "ratio" not in cell or "time" not in (ours or {}):
+        return cell
+    return {**cell, "ratio": three_digits(cell["time"] / ours["time"])}
 
 
 # ---- what a row says ------------------------------------------------------------------------------
@@ -194,6 +203,8 @@ def conditions(results: Mapping[str, Any]) -> str:
     """When, with what and on what was measured."""
     versions = ", ".join(f"{NAMES.get(n, n)} {v}" for n, v in results["versions"].items())
     rounds = f"medians of up to {results['rounds']} rounds"
+    if results.get("apart"):
+        rounds += f"; {' and '.join(results['apart'])} in a run apart"
     return f"Measured on {results['date']}: {versions}; {results['machine']}; {rounds}."
 
 
