@@ -148,7 +148,8 @@ def wide_table(rows: Sequence[Row], systems: Sequence[str] | None = None) -> str
     for name, kinds in by_name.items():
         pairs = [(cell(kinds.get(FORWARD), s), cell(kinds.get(GRADIENT), s)) for s in systems]
         lines.append([name, *(" / ".join(p or "–" for p in pair) if any(pair) else "" for pair in pairs)])
-    return markdown(["workload", *(NAMES.get(s, s) for s in systems)], lines)
+    table = markdown(["workload", *(NAMES.get(s, s) for s in systems)], lines)
+    return re.sub(r"(\d) ([mµn]?s)\b", "\\1\N{NO-BREAK SPACE}\\2", table)
 
 
 def against_table(rows: Sequence[Row]) -> str:

