@@ -38,7 +38,7 @@ def section(workload: Workload) -> str:
     """A workload: what it is, what was written, and a report for each kind."""
     doc = inspect.cleandoc(type(workload).__doc__ or "").split("\n\n")[0]
     source = textwrap.dedent(inspect.getsource(type(workload).symbolic))  # type: ignore[attr-defined]
-    parts = [f"## {workload.name}\n\n{doc}\n", f"```py\n{source}```\n"]
+    parts = [f"## {workload.name}\n\n{doc}\n", f"```text\n{source}```\n"]
     for kind in workload.kinds:
         parts.append(f"{kind.capitalize()}:\n\n```text\n{report(workload, kind)}\n```\n")
     return "\n".join(parts)
