@@ -210,6 +210,18 @@ def test_nan_and_infinities_in_sums_and_what_is_forgotten() -> None:
                 np.testing.assert_allclose(run(v, start)[0], expected, 1e-12)
 
 
+def test_states_that_no_sequence_enters() -> None:
+    """Chunks of which nothing that they are given says how many there are."""
+    count, n = T.lscalar("count"), T.lscalar("n")
+    (c, rows), _ = ostinato.scan(lambda c: (c + 2, T.arange(3) + c), None, [count, None], n_steps=n, parallel=True)
+    run = native([count, n], [c, rows])
+    assert n_chunked(run) == 1
+    for steps in (0, 5, 77):
+        first, second = run(6, steps)
+        np.testing.assert_array_equal(first, 8 + 2 * np.arange(steps))
+        np.testing.assert_array_equal(second, 6 + 2 * np.arange(steps)[:, None] + np.arange(3))
+
+
 def test_integers_wrap_as_step_by_step() -> None:
     x = T.vector("x", dtype="int16")
     y, _ = ostinato.scan(lambda x, h: T.cast(3 * h + x, "int16"), x, T.constant(7, dtype="int16"), parallel=True)

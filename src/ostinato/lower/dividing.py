@@ -47,6 +47,8 @@ def lanes(block: Block, node: Node) -> Lanes | None:
     if found is None:
         return None
     body = body_of(spec)
+    if all(found.axes[p] is None for p in (*body.carries, *body.sequences, *body.invariants)):
+        return None  # nothing that is given tells how many there are
     arrays_shared = any(c.type.ndim and found.axes[c] is None for c in body.carries)
     items = [item(node, i) for i in range(spec.n_carries, spec.n_carries + spec.n_outputs)]
     return None if arrays_shared or any(None in symbolic_sizes(i) for i in items) else found
