@@ -205,7 +205,7 @@ def conditions(results: Mapping[str, Any]) -> str:
     versions = ", ".join(f"{NAMES.get(n, n)} {v}" for n, v in results["versions"].items())
     rounds = f"medians of up to {results['rounds']} rounds"
     if results.get("apart"):
-        rounds += f"; {' and '.join(results['apart'])} in a run apart"
+        rounds += f"; {' and '.join(results['apart'])} in runs apart"
     return f"Measured on {results['date']}: {versions}; {results['machine']}; {rounds}."
 
 
