@@ -461,3 +461,13 @@ def test_inputs_are_left_alone() -> None:
     (v,) = inputs_for([x])
     ostinato.function([v], [T.set_subtensor(v[0], 5.0), T.inc_subtensor(v[[1]], 5.0)])(x)
     np.testing.assert_array_equal(x, np.ones(3))
+
+
+def test_gradient_of_a_number_that_became_a_row() -> None:
+    """The reverse of an empty index adds to all of a number."""
+    v, x = T.dscalar("v"), T.dvector("x")
+    joined = T.concatenate([v[None], x * v])
+    gradient = T.grad(T.sum(T.log(joined)) + T.sum(joined**2), v)
+    for mode in ("native", "reference"):
+        found = ostinato.function([v, x], gradient, mode=mode)(2.0, [1.0, 3.0])
+        np.testing.assert_allclose(found, 3 / 2 + 2 * 2 * (1 + 1 + 9), 1e-13)

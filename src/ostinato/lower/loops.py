@@ -35,6 +35,7 @@ from ostinato.lower.dividing import read_backwards
 from ostinato.lower.loopnest import Carried, Const, Expr, For
 from ostinato.lower.scalarize import CHEAP, Block, Enclosing, UnsupportedError, lowering
 from ostinato.lower.writes import is_zero
+from ostinato.ops.creation import UNSET
 from ostinato.ops.loop import LoopSpec, body_of, item, split
 from ostinato.ops.sizes import SIZE
 from ostinato.ops.sizes import sizes as symbolic_sizes
@@ -112,8 +113,8 @@ class _Lowering:
         for i, (c, p) in enumerate(zip(inits, body.carries, strict=True)):
             with nest.memory_for(f"{self._name} carries {p.name or 'an array'}"):
                 spares.append(self._buffers(i, c) if i in arrays else ())
-        copies = [(buffers[0], c) for buffers, c in zip(spares, inits, strict=True) if buffers]
-        copy_all(nest, [(held, c) for held, c in copies if held is not c])
+        copies = [(k, buffers[0], c) for k, (buffers, c) in enumerate(zip(spares, inits, strict=True)) if buffers]
+        copy_all(nest, [(held, c) for k, held, c in copies if held is not c and not self._is_overwritten(k)])
         with nest.loop(self.n, "t") as loop:
             loop.label = self._name
             carries = [self._carry(loop, c, s, p) for c, s, p in zip(inits, spares, body.carries, strict=True)]
@@ -146,6 +147,10 @@ class _Lowering:
             return new_array(self.nest, init.dtype, init.sizes), new_array(self.nest, init.dtype, init.sizes)
         is_own = (self.node, i) in self.block.given_away
         return (init if is_own else new_array(self.nest, init.dtype, init.sizes),)
+
+    def _is_overwritten(self, i: int) -> bool:
+        """Whether nobody reads the initial value of a carry that is changed in place: see `unset`."""
+        return self.given.carries[i].op is UNSET and i in self.plan.chains
 
     def _trips(self, loop: For) -> Expr:
         return self.n if loop.trips is None else loop.trips

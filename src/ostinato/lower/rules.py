@@ -376,6 +376,12 @@ def _within_budget(block: Block, node: Node) -> Array:
     return scalar(x)
 
 
+@lowering("unset")
+def _unset(block: Block, node: Node) -> Array:
+    zero = block.nest.const(0, node.type.dtype)
+    return Array(node.type.dtype, block.sizes(node), lambda index: zero)
+
+
 @lowering("arange")
 def _arange(block: Block, node: Node) -> Array:
     start, stop, step = (block.scalar(i) for i in node.inputs)

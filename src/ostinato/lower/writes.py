@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ostinato.graph import Node
-from ostinato.lower.arrays import Array, copied, copy_all, filled, is_one, new_array, placed, store
+from ostinato.lower.arrays import Array, copied, copy_all, filled, is_one, new_array, placed, scalar, store
 from ostinato.lower.loopnest import Const, Expr
 from ostinato.lower.rules import Index, elementwise, forward_bounds, part, position, stretch_factor
 from ostinato.lower.scalarize import Block, lowering
@@ -47,6 +47,9 @@ def _write(block: Block, node: Node, target: Any, sizes: Sequence[Expr], adds: b
 def _write_part(block: Block, node: Node) -> Array:
     base, y = block.array(node.inputs[0]), node.inputs[1]
     add = node.op.name == "inc_subtensor"
+    if not base.sizes:  # all of a number is written
+        value = block.scalar(y)
+        return scalar(block.op("add", base.at([]), value, dtype=base.dtype) if add else value)
     zero = is_zero(block, base)
     if zero or add:
         places = [_Place.of(block, base, node.params[0], [block.scalar(i) for i in node.inputs[2:]])]

@@ -14,7 +14,7 @@ from ostinato.ops.elementwise import cast, eq, maximum
 from ostinato.ops.leaf import as_int_scalar, as_operands, as_tensor, constant, constant_value, describe, static_int
 from ostinato.ops.movement import dimshuffle
 from ostinato.ops.op import Op, Sample, register
-from ostinato.ops.sizes import SIZE, broadcast_to, sizes
+from ostinato.ops.sizes import SIZE, broadcast_to, sizes, static_shape
 from ostinato.types import FLOATS, TensorType, check_dtype, promote
 
 # What users find in `ostinato.tensor`.
@@ -120,6 +120,22 @@ def arange(start: Any, stop: Any = None, step: Any = 1, dtype: str | None = None
     else:
         own = promote(*[n.type.dtype for n in nodes if n.type.dtype in FLOATS])
     return make(ARANGE, tuple([cast(n, own) for n in nodes]), (check_dtype(dtype) if dtype else own,))
+
+
+UNSET: Op = register(
+    Op(
+        "unset",
+        infer=lambda *wanted, dtype: TensorType(dtype, static_shape(wanted)),
+        numpy=lambda *wanted, dtype: np.zeros([int(n) for n in wanted], dtype),
+        vjp=None,
+        sizes=lambda *wanted, dtype: wanted,
+        params=("dtype",),
+        samples=(Sample(lambda n: make(UNSET, (n, constant(3)), ("float64",)), (np.int64(2),)),),
+        cheap=True,
+        connected=False,
+        doc="Zeros that passes give to a loop which overwrites all of them: they need not be written.",
+    )
+)
 
 
 def full(shape: Any, value: Any, dtype: str | None = None) -> Any:

@@ -15,6 +15,7 @@ from ostinato.verify import verify
 Pass = Callable[[Graph], Graph]
 
 PASSES: dict[str, Pass] = {}
+OUTERMOST: set[Pass] = set()
 
 
 def rewrite_pass(function: Pass) -> Pass:
@@ -23,9 +24,15 @@ def rewrite_pass(function: Pass) -> Pass:
     return function
 
 
+def outermost_pass(function: Pass) -> Pass:
+    """Enter a pass into the registry that looks at the loops of a function which stand in no other loop."""
+    OUTERMOST.add(function)
+    return rewrite_pass(function)
+
+
 def run_passes(graph: Graph, passes: Sequence[Pass]) -> Graph:
     """The graph after all passes, the bodies of its loops first."""
-    graph = _in_bodies(graph, passes)
+    graph = _in_bodies(graph, [p for p in passes if p not in OUTERMOST])
     for step in passes:
         start = time.perf_counter()
         graph = step(graph)

@@ -64,16 +64,26 @@ def added_to(spec: LoopSpec, i: int) -> Node | None:
     """What is added to carry i in each step; None if the carry is read otherwise, or the sum is."""
     body = body_of(spec)
     carry, following = body.carries[i], body.next_carries[i]
-    if following.op.name != "add" or following.type != carry.type or carry not in following.inputs:
-        return None
     readers = _readers(spec.body)
-    if readers[carry] != [following] or following in readers:
+    if following in readers or spec.body.results.count(following) > 1:
         return None
-    if carry in spec.body.results or spec.body.results.count(following) > 1:
+    terms: list[Any] = []
+    node = carry
+    while node is not following:  # each partial sum has one reader, which adds to it
+        above = readers.get(node, [])
+        if len(above) != 1 or above[0].op.name != "add" or above[0].type != carry.type or node in spec.body.results:
+            return None
+        first, second = above[0].inputs
+        if first is second:
+            return None
+        terms.append(second if first is node else first)
+        node = above[0]
+    if not terms:
         return None
-    a, b = following.inputs
-    term = b if a is carry else a
-    return term if term is not carry and term.type == carry.type else None
+    total = terms[0]
+    for term in terms[1:]:
+        total = total + term
+    return total if total.type == carry.type else None
 
 
 @lru_cache(maxsize=4)

@@ -13,6 +13,7 @@ from ostinato.rewrite.loop_accumulate import loop_accumulate
 from ostinato.rewrite.loop_affine import loop_affine
 from ostinato.rewrite.loop_invariant import loop_invariant
 from ostinato.rewrite.loop_prune import loop_prune
+from ostinato.rewrite.loop_split import loop_split
 from ostinato.rewrite.loop_to_map import loop_to_map
 from ostinato.rewrite.sums_together import sums_together
 
@@ -25,6 +26,7 @@ NATIVE: tuple[Pass, ...] = (
     loop_prune,
     log_products,
     loop_invariant,
+    loop_split,
 )
 
 

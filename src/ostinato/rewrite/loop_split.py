@@ -1,0 +1,275 @@
+"""loop_split: what need not wait for the step before leaves the steps of a loop, block by block.
+
+before:  v, c = loop(n, r, v0; (r_t, v) -> (v' = f(r_t, v), c = log(v) + r_t**2 / v))
+after:   v, c = loop(blocks of K steps, v0, c; (b, v, c) -> r_b = r[b * K:][:K]
+                    v, v_b = loop(K, r_b, v; (r_t, v) -> (f(r_t, v), v))
+                    c[b * K:][:K] = log(v_b) + r_b**2 / v_b)
+
+A body has a prologue, which needs no carry; a core, for which carries wait; and an epilogue, for which no carry waits.
+Prologue and epilogue are done for all steps of a block at once, on rows that stay in cache; products of a row and a
+matrix are one product of matrices there, functions of numbers are computed many steps at a time. A sum that a loop
+carries is epilogue, too. Nothing but states is alive between blocks, so memory is that of one block.
+
+Which work moves is told in `_Plan`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from typing import Any
+
+from ostinato.graph import Graph, Node, dependents, make, redirect, substitute, topological
+from ostinato.lower.arrays import TINY
+from ostinato.lower.lanes import grid_of, lanes_of
+from ostinato.lower.rules import COSTS
+from ostinato.ops.batch import NoBatchError, aligned
+from ostinato.ops.contraction import MATMUL
+from ostinato.ops.control import TRIP_COUNT
+from ostinato.ops.creation import UNSET, arange
+from ostinato.ops.elementwise import minimum
+from ostinato.ops.indexing import set_subtensor
+from ostinato.ops.leaf import new_input, static_int
+from ostinato.ops.loop import (
+    COUNT,
+    LOOP,
+    Body,
+    LoopInputs,
+    LoopSpec,
+    body_of,
+    build_loop,
+    results_of,
+    sizes_outside,
+    split,
+)
+from ostinato.ops.movement import specify_shape
+from ostinato.ops.reduce import sum as sum_
+from ostinato.ops.sizes import as_size_nodes, sizes
+from ostinato.rewrite.batching import batched, can_batch
+from ostinato.rewrite.engine import outermost_pass
+from ostinato.rewrite.loop_accumulate import added_to
+from ostinato.rewrite.notes import called, tell
+
+# Steps of a block: rows of a product, which are enough to read the matrix once for many; and numbers, of which some
+# arrays stay in the first cache.
+_ROWS, _NUMBERS = 128, 512
+# Products whose matrices are known and no larger are written out, and faster where they are.
+_WRITTEN_OUT = 32 * 32
+# What must move for the split to pay, in additions per step (see `COSTS`): a split takes about two additions for each
+# number that core and epilogue hand to each other.
+_LEAST, _HANDED = 16, 2
+
+
+@outermost_pass
+def loop_split(graph: Graph) -> Graph:
+    """Split the loops of a graph where that pays."""
+    alias: dict[Node, Any] = {}
+    for node in topological(graph.results):
+        if node.op is LOOP and not node.params[0].has_until and not node.params[0].is_thinned:
+            alias.update(_split(node))
+    return Graph(graph.params, tuple(redirect(graph.results, alias))) if alias else graph
+
+
+def _split(node: Node) -> dict[Node, Any]:
+    spec: LoopSpec = node.params[0]
+    plan = _Plan(spec)
+    count = node.inputs[0]
+    steps = static_int(count.inputs[0] if count.op is TRIP_COUNT else count)
+    if not plan.pays or (steps is not None and steps <= plan.steps) or _has_lanes(spec):
+        return {}
+    try:
+        alias = _Blocks(node, plan).results()
+    except NoBatchError:
+        return {}
+    if any(before.type != after.type for before, after in alias.items()):
+        return {}
+    if alias:
+        tell(f"loop_split: of {called(spec)}, {plan.told()}.")
+    return alias
+
+
+def _has_lanes(spec: LoopSpec) -> bool:
+    """Whether the steps of a loop may be divided by lanes, among threads or into tiles, which only whole loops are."""
+    return lanes_of(spec) is not None or grid_of(spec, TINY + 1) is not None
+
+
+class _Plan:
+    """What of a body moves before or after the steps of a block.
+
+    Attributes
+    ----------
+    sums : the carries that are sums of what moves, with what a step adds.
+    early : nodes that are known before the steps.
+    late : the outputs that are made after the steps, by number.
+    handed : what the core records for what comes after it.
+    """
+
+    def __init__(self, spec: LoopSpec) -> None:
+        self.spec, self.body = spec, body_of(spec)
+        body, results = self.body, spec.body.results
+        self.sources = {body.t, *body.sequences}
+        params = {*self.sources, *body.carries}
+        terms = {k: term for k in range(spec.n_carries) if (term := added_to(spec, k)) is not None}
+        self.sums = {k: term for k, term in terms.items() if not term.type.ndim and self._is_gain(term, params)}
+        self.waiting = [n for k, n in enumerate(body.next_carries) if k not in self.sums]
+        everything = [*results, *self.sums.values()]  # a sum of some terms is no node of the body
+        self.bound = dependents(everything, params)
+        self.carry_bound = dependents(everything, set(body.carries))
+        self.core = set(topological(self.waiting))
+        self.late = [j for j, y in enumerate(body.outputs) if self._is_late(y)]
+        self.early = self._early()
+        self.handed = self._handed()
+        self.moved = self._moved()
+
+    def _is_late(self, y: Node) -> bool:
+        """Whether an output needs a carry, none waits for it, and it has something that gains."""
+        if y in self.core or y not in self.carry_bound:
+            return False
+        work = [n for n in topological([y], stop=self.core) if n in self.carry_bound and n not in self.core]
+        return any(_gain(n) for n in work) and can_batch([y], self._cut(work))
+
+    def _cut(self, work: Iterable[Node]) -> list[Node]:
+        """What nodes read that differs from step to step and is not among them."""
+        among = set(work)
+        return list(dict.fromkeys(i for n in work for i in n.inputs if i not in among and i in self.bound))
+
+    def _early(self) -> list[Node]:
+        """The largest expressions without carries that have something that gains; and those that are outputs."""
+        free = self.bound - self.carry_bound
+        roots = [*self.waiting, *self.body.outputs, *self.sums.values()]
+        readers = [n for n in topological(roots) if n in self.carry_bound]
+        found = [i for n in readers for i in n.inputs if i in free]
+        found += [r for r in roots if r in free]
+        return [n for n in dict.fromkeys(found) if n not in self.sources and self._is_gain(n, self.sources)]
+
+    def _is_gain(self, node: Node, sources: Collection[Node]) -> bool:
+        """Whether what makes a node of some others is better made for many steps at once, and can be."""
+        return any(map(_gain, dependents([node], sources))) and can_batch([node], sources)
+
+    def _roots(self) -> list[Node]:
+        return [*self.sums.values(), *[self.body.outputs[j] for j in self.late]]
+
+    def _handed(self) -> list[Node]:
+        """What of the core, and of the carries, the epilogue reads."""
+        known = {*self.core, *self.body.carries}
+        work = [n for n in topological(self._roots(), stop=known) if n in self.carry_bound and n not in known]
+        reads = [*self._cut(work), *[r for r in self._roots() if r in known]]
+        return list(dict.fromkeys(n for n in reads if n in self.carry_bound))
+
+    def _moved(self) -> list[Node]:
+        known = {*self.core, *self.body.carries}
+        after = [n for n in topological(self._roots(), stop=known) if n in self.carry_bound and n not in known]
+        before = [n for n in topological(self.early, stop=self.sources) if n in self.bound and n not in self.sources]
+        return [*before, *after]
+
+    @property
+    def pays(self) -> bool:
+        """Whether the split is worth it."""
+        if any(n.type.ndim > 2 for n in (*self.early, *self.handed)):
+            return False
+        return sum(map(_gain, self.moved)) >= _LEAST + _HANDED * len(self.handed)
+
+    @property
+    def steps(self) -> int:
+        """How many steps a block has."""
+        return _ROWS if any(n.type.ndim for n in (*self.early, *self.handed, *self._roots())) else _NUMBERS
+
+    def told(self) -> str:
+        """What moved, in words."""
+        early = set(topological(self.early, stop=self.sources)) & self.bound
+        parts = []
+        for nodes, where in (([n for n in self.moved if n in early], "before"), (self.moved, "after")):
+            own = [n for n in nodes if (n in early) == (where == "before") and _gain(n)]
+            names = dict.fromkeys(_WORDS.get(n.op.name, n.op.name) for n in own)
+            parts += [f"{_listed(list(names))} made {where} the steps"] if names else []
+        return f"{' and '.join(parts)}, for blocks of {self.steps} steps at once"
+
+
+_WORDS = {"matmul": "products with matrices", "true_div": "division", "tanh": "tanh", "sqrt": "square roots"}
+
+
+def _listed(names: list[str]) -> str:
+    text = names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+    return f"{text} {'is' if len(names) == 1 and not names[0].endswith('s') else 'are'}"
+
+
+def _gain(node: Node) -> int:
+    """What it saves a step, in additions, that a node is made for many steps at once."""
+    if node.op is MATMUL and node.type.ndim == 2:
+        one = node.inputs[0].type.shape[0] == 1 or node.inputs[1].type.shape[1] == 1
+        matrix = node.inputs[1 if node.inputs[0].type.shape[0] == 1 else 0].type.shape
+        known = None not in matrix and matrix[0] * matrix[1] <= _WRITTEN_OUT
+        return _LEAST * 4 if one and not known else 0
+    if node.op.batch is aligned and node.type.ndim == 0 and node.type.dtype in ("float64", "float32"):
+        return COSTS.get(node.op.name, 0)
+    return 0
+
+
+class _Blocks:
+    """A loop over blocks of the steps of another one."""
+
+    def __init__(self, node: Node, plan: _Plan) -> None:
+        self.node, self.plan = node, plan
+        self.spec: LoopSpec = node.params[0]
+        self.given, self.body = split(self.spec, node.inputs), body_of(self.spec)
+        self.steps = self.given.trip_count
+        self.fixed = dict(zip(self.body.invariants, self.given.invariants, strict=True))
+        self.kept = [k for k in range(self.spec.n_carries) if k not in plan.sums]
+        self.block = new_input(COUNT, "block")
+        self.first = self.block * plan.steps
+        self.count = minimum(self.steps - self.first, plan.steps)
+
+    def results(self) -> dict[Node, Any]:
+        """What takes the place of each result; nothing if the sizes of rows depend on values."""
+        rows = [sizes_outside(sizes(y), self.given, self.body) for y in self.body.outputs]
+        if any(None in r for r in rows):
+            return {}
+        unset = [
+            make(UNSET, as_size_nodes([self.steps, *r]), (y.type.dtype,))
+            for r, y in zip(rows, self.body.outputs, strict=True)
+        ]
+        carries = [new_input(c.type, c.name) for c in self.body.carries]
+        held = [new_input(u.type, y.name) for u, y in zip(unset, self.body.outputs, strict=True)]
+        following, made = self._a_block(carries)
+        written = [set_subtensor(h[self.first : self.first + self.count], y) for h, y in zip(held, made, strict=True)]
+        body = Body(self.block, (), (*carries, *held), (), (*following, *written), (), None)
+        blocks = (self.steps + (self.plan.steps - 1)) // self.plan.steps
+        given = LoopInputs(blocks, (), (*self.given.carries, *unset), ())
+        outer = build_loop(body, given, None, self.spec.name)
+        old = results_of(self.node)
+        alias = dict(zip((*old.finals, *old.outputs), outer.finals, strict=True))
+        return {**alias, old.trips_done: self.steps}
+
+    def _a_block(self, carries: list[Any]) -> tuple[list[Any], list[Any]]:
+        """The carries after a block, and the rows of all outputs."""
+        plan, body = self.plan, self.body
+        rows: dict[Node, Any] = {body.t: arange(self.first, self.first + self.count)}
+        for p, x in zip(body.sequences, self.given.sequences, strict=True):
+            own = x[self.first : self.first + self.count]
+            rows[p] = specify_shape(own, [self.count, *[None] * (x.type.ndim - 1)])
+        early = dict(zip(plan.early, batched(plan.early, rows, self.count, self.fixed), strict=True))
+        own_outputs = [y for j, y in enumerate(body.outputs) if j not in plan.late and y not in early]
+        recorded = list(dict.fromkeys([*plan.handed, *own_outputs]))
+        inner = self._core(rows, early, recorded, carries)
+        table = {**rows, **early, **dict(zip(recorded, inner.outputs, strict=True))}
+        made = batched(body.outputs, table, self.count, self.fixed)
+        terms = batched(plan.sums.values(), table, self.count, self.fixed)
+        totals = dict(zip(plan.sums, [sum_(t, axis=0, dtype=t.type.dtype) for t in terms], strict=True))
+        finals = dict(zip(self.kept, inner.finals, strict=True))
+        following = [finals[k] if k in finals else carries[k] + totals[k] for k in range(len(carries))]
+        return following, made
+
+    def _core(self, rows: dict[Node, Any], early: dict[Node, Any], recorded: list[Node], carries: list[Any]) -> Any:
+        """The loop over the steps of a block."""
+        body, t = self.body, new_input(COUNT, "t")
+        sequences = {**{p: rows[p] for p in body.sequences}, **early}
+        params = {n: n if n in body.sequences else new_input(n.type, n.name) for n in sequences}
+        places = {**{n: p for n, p in params.items() if n is not p}, body.t: self.first + t, **self.fixed}
+        wanted = [*[body.next_carries[k] for k in self.kept], *recorded]
+        results = substitute(wanted, places)
+        c = len(self.kept)
+        inner = Body(
+            t, tuple(params.values()), tuple([body.carries[k] for k in self.kept]), (),
+            tuple(results[:c]), tuple(results[c:]), None,
+        )  # fmt: skip
+        given = LoopInputs(self.count, tuple(sequences.values()), tuple([carries[k] for k in self.kept]), ())
+        return build_loop(inner, given, None, self.spec.name)
