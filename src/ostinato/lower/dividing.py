@@ -16,6 +16,7 @@ from ostinato.lower.arrays import Array, Memory, copy_all, count, in_memory, new
 from ostinato.lower.lanes import Lanes, costs, lanes_of
 from ostinato.lower.loopnest import Expr, Split
 from ostinato.lower.scalarize import Block
+from ostinato.ops.creation import UNSET
 from ostinato.ops.indexing import is_reversal
 from ostinato.ops.loop import LoopSpec, all_sizes_outside, body_of, item, split
 from ostinato.ops.sizes import Size
@@ -54,6 +55,11 @@ def lanes(block: Block, node: Node) -> Lanes | None:
     return None if arrays_shared or any(None in symbolic_sizes(i) for i in items) else found
 
 
+def _is_there(value: Array, target: Array) -> bool:
+    """Whether a part of an array was made where it belongs."""
+    return value.memory is not None and target.memory is not None and value.memory.pointer is target.memory.pointer
+
+
 def read_backwards(block: Block, node: Node, index: int, held: Array) -> Array:
     """An output as it is written: where all that read it want its rows in the other order, they lie in that order."""
     if not block.is_only_read_by(item(node, index), is_reversal):
@@ -82,6 +88,7 @@ class Division:
         finals = [self._final(i, x) for i, x in enumerate(self.given[1])]
         sites = len(nest.sites)
         least = _ROWS if self.lanes.has_products else self._least_elements()
+        self.given = (self.given[0], self._unset_in_place(finals), self.given[2])
         with nest.split(n_lanes, nest.let(self._work()), least) as self.part:
             self.part.label = f"loop {self.spec.name!r}" if self.spec.name else ""
             found = steps(*self._given_to(self.part))
@@ -104,6 +111,19 @@ class Division:
             if n_rows is None:
                 held = read_backwards(self.block, self.node, self.spec.n_carries + j, held)
         return self._part(self.part, held, 1 + self._axis(self.body.outputs[j])), held
+
+    def is_unset(self, i: int) -> bool:
+        """Whether a carry has no initial value: then all parts begin with memory for the final one."""
+        return self.inputs.carries[i].op is UNSET
+
+    def _unset_in_place(self, finals: list[Array | None]) -> list[Array]:
+        inits = self.given[1]
+        for i, x in enumerate(inits):
+            if self.is_unset(i):
+                finals[i] = finals[i] or new_array(self.nest, x.dtype, x.sizes)
+        return [
+            f if f is not None and self.is_unset(i) else x for i, (f, x) in enumerate(zip(finals, inits, strict=True))
+        ]
 
     # ---- sizes ----
 
@@ -175,6 +195,8 @@ class Division:
         nest, copies = self.nest, []
         for target, value, p in zip(finals, found, self.body.carries, strict=False):
             if target is None:
+                continue
+            if value.sizes and _is_there(value, target):
                 continue
             if value.sizes:
                 copies.append((self._part(part, target, self._axis(p)), value))

@@ -18,7 +18,7 @@ from ostinato.graph import Graph, Node
 from ostinato.lower.rules import COSTS, ELEMENTWISE
 from ostinato.ops.control import IDENTITIES
 from ostinato.ops.leaf import CONSTANT
-from ostinato.ops.loop import LoopSpec, body_of
+from ostinato.ops.loop import LOOP, LoopSpec, body_of, sizes_outside, split
 from ostinato.ops.sizes import Size, is_met, sizes
 from ostinato.types import TensorType, TupleType
 
@@ -50,8 +50,13 @@ def lanes_of(spec: LoopSpec) -> Lanes | None:
             continue
         pairs = zip(body.carries, body.next_carries, strict=True)
         if all(axes[c] == axes[n] for c, n in pairs) and -1 not in [axes[x] for x in (*body.carries, *body.outputs)]:
-            return Lanes(axes, any(n.op.name == "matmul" for n in spec.body.nodes()))
+            return Lanes(axes, _has_products(spec.body))
     return None
+
+
+def _has_products(graph: Graph) -> bool:
+    nodes = graph.nodes()
+    return any(n.op.name == "matmul" or (n.op is LOOP and _has_products(n.params[0].body)) for n in nodes)
 
 
 @dataclass(frozen=True)
@@ -73,6 +78,8 @@ def grid_of(spec: LoopSpec, fewest: int) -> Grid | None:
 
     Those of less than `fewest` elements, of a number that is known beforehand, are none.
     """
+    if any(n.op is LOOP for n in spec.body.nodes()):
+        return None
     classes = _Classes(of_constants=True)
     classes.enter(spec.body)
     body = body_of(spec)
@@ -94,6 +101,16 @@ def costs(graph: Graph) -> Iterator[tuple[int, list[Size]]]:
             yield 1, [*sizes(node), sizes(node.inputs[0])[-1]]
         elif node.op.name in ELEMENTWISE and node.type.ndim:
             yield COSTS.get(node.op.name, 1), list(sizes(node))
+        elif node.op is LOOP:
+            spec: LoopSpec = node.params[0]
+            given, inner = split(spec, node.inputs), body_of(spec)
+            for cost, own in costs(spec.body):
+                yield cost, [_most(given.trip_count), *sizes_outside(own, given, inner)]
+
+
+def _most(steps: Any) -> Any:
+    """The number of steps of an inner loop that does not depend on the one around it: those of a whole block."""
+    return steps.inputs[1] if steps.op.name == "minimum" else steps
 
 
 class _Classes:
@@ -171,7 +188,8 @@ class _Classes:
         self._entered += graph.params
         choices = [n for n in graph.nodes() if is_met(n)]
         others = [n for n in graph.nodes() if n not in choices]
-        self._tests = {n.inputs[0] for n in choices} - {i for n in others for i in n.inputs} - set(graph.results)
+        tests = {n.inputs[0] for n in choices} - {i for n in others for i in n.inputs} - set(graph.results)
+        self._tests = self._tests | tests
         for node in graph.nodes():
             self._entered.append(node)
             rule = _RULES.get(node.op.name)
@@ -181,6 +199,40 @@ class _Classes:
                 rule(self, node)
             elif node.inputs or node.op is CONSTANT:
                 self.mix_all([node, *node.inputs])
+
+    def _loop(self, node: Node) -> None:
+        """A loop in the loop: its steps are apart from all, and its params are what it is given."""
+        spec: LoopSpec = node.params[0]
+        given, body = split(spec, node.inputs), body_of(spec)
+        self.mix((given.trip_count, None), (body.t, None))
+        if spec.has_until or spec.is_thinned:
+            self.mix_all([*node.inputs, *spec.body.params])
+        for p, x in zip(body.sequences, given.sequences, strict=True):
+            self._rows(x, p)
+        pairs = [*zip(body.carries, given.carries, strict=True), *zip(body.invariants, given.invariants, strict=True)]
+        for p, x in [*pairs, *zip(body.carries, body.next_carries, strict=True)]:
+            self._alike(p, x)
+        self.enter(spec.body)
+
+    def _item(self, node: Node) -> None:
+        loop, index = node.inputs[0], node.params[0]
+        if loop.op is not LOOP or index == len(loop.type.items) - 1:
+            self.mix_all([node])
+        elif index < loop.params[0].n_carries:
+            self._alike(node, loop.params[0].body.results[index])
+        else:
+            self._rows(node, loop.params[0].body.results[index])
+
+    def _alike(self, a: Node, b: Node) -> None:
+        for x, y in zip(_places(a), _places(b), strict=True):
+            self.join(x, y)
+
+    def _rows(self, whole: Node, row: Node) -> None:
+        self.mix((whole, 0))
+        if not row.type.ndim:
+            self.mix((row, None))
+        for a in range(row.type.ndim):
+            self.join((whole, 1 + a), (row, a))
 
     def _elementwise(self, node: Node) -> None:
         if is_met(node):
@@ -298,6 +350,8 @@ _RULES: dict[str, Callable[[_Classes, Node], None]] = {
     "cumsum": _Classes._along,
     "concatenate": _Classes._along,
     "matmul": _Classes._matmul,
+    "loop": _Classes._loop,
+    "item": _Classes._item,
     "constant": _Classes._constant,
     **dict.fromkeys(("sum", "prod", "max", "min", "any", "all", "argmax", "argmin"), _Classes._reduction),
 }

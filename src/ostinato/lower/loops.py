@@ -145,7 +145,7 @@ class _Lowering:
         """Memory for a carry; and for its next value, unless it is changed in place."""
         if i not in self.plan.chains:
             return new_array(self.nest, init.dtype, init.sizes), new_array(self.nest, init.dtype, init.sizes)
-        is_own = (self.node, i) in self.block.given_away
+        is_own = (self.node, i) in self.block.given_away or (self.division is not None and self.division.is_unset(i))
         return (init if is_own else new_array(self.nest, init.dtype, init.sizes),)
 
     def _is_overwritten(self, i: int) -> bool:

@@ -43,6 +43,17 @@ def product(block: Block, node: Node) -> Array | None:
     return None if result is None else transposed(block, result)
 
 
+def is_fixed(block: Block, right: Node) -> bool:
+    """Whether a matrix that stands on the right of a product has a kernel and does not change."""
+    return right.type.dtype in block.nest.panels and _fixed(block, right) is not None
+
+
+def product_with_fixed(block: Block, node: Node, a: Array, right: Node) -> Array | None:
+    """The product of a matrix in memory and one that does not change."""
+    fixed = _fixed(block, right)
+    return None if fixed is None else _multiplied(block, node, a, fixed)
+
+
 def turned(block: Block, node: Node) -> Array | None:
     """A transpose that a loop does not change, its rows put in order before the loop; None for any other matrix."""
     fixed = _fixed(block, node)

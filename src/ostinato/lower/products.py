@@ -43,6 +43,8 @@ def _matmul(block: Block, node: Node) -> Array:
         return _written_out(block, node)
     if node.type.ndim == 2 and (known := packing.product(block, node)) is not None:
         return known
+    if block.nest.in_loop and (known := _product_of_stack(block, node)) is not None:
+        return known
     a, b = block.in_memory(node.inputs[0]), block.rows_in_order(node.inputs[1])
     nest = block.nest
     rows, inner, columns = a.sizes[-2], a.sizes[-1], b.sizes[-1]
@@ -62,6 +64,19 @@ def _matmul(block: Block, node: Node) -> Array:
 
     nest.for_each(list(lead), product)
     return held
+
+
+def _product_of_stack(block: Block, node: Node) -> Array | None:
+    """In a loop, a stack of matrices times one that the loop does not change: one product of as many rows."""
+    if node.inputs[0].type.ndim != 3 or node.inputs[1].type.ndim != 2 or not packing.is_fixed(block, node.inputs[1]):
+        return None
+    nest, a = block.nest, block.in_memory(node.inputs[0])
+    if not is_contiguous(nest, a):
+        a = copied(nest, a)
+    n, rows, inner = a.sizes
+    merged = reshaped(nest, a, [nest.let(nest.mul(n, rows)), inner])
+    result = packing.product_with_fixed(block, node, merged, node.inputs[1])
+    return None if result is None else reshaped(nest, result, [n, rows, result.sizes[1]])
 
 
 def _one_product(block: Block, a: Array, b: Array, c: Array) -> None:

@@ -26,7 +26,7 @@ from ostinato.ops.batch import NoBatchError, aligned
 from ostinato.ops.contraction import MATMUL
 from ostinato.ops.control import TRIP_COUNT
 from ostinato.ops.creation import UNSET, arange
-from ostinato.ops.elementwise import minimum
+from ostinato.ops.elementwise import maximum, minimum
 from ostinato.ops.indexing import set_subtensor
 from ostinato.ops.leaf import new_input, static_int
 from ostinato.ops.loop import (
@@ -74,7 +74,7 @@ def _split(node: Node) -> dict[Node, Any]:
     plan = _Plan(spec)
     count = node.inputs[0]
     steps = static_int(count.inputs[0] if count.op is TRIP_COUNT else count)
-    if not plan.pays or (steps is not None and steps <= plan.steps) or _has_lanes(spec):
+    if not plan.pays or (steps is not None and steps <= plan.steps) or _is_whole(plan):
         return {}
     try:
         alias = _Blocks(node, plan).results()
@@ -87,9 +87,11 @@ def _split(node: Node) -> dict[Node, Any]:
     return alias
 
 
-def _has_lanes(spec: LoopSpec) -> bool:
-    """Whether the steps of a loop may be divided by lanes, among threads or into tiles, which only whole loops are."""
-    return lanes_of(spec) is not None or grid_of(spec, TINY + 1) is not None
+def _is_whole(plan: _Plan) -> bool:
+    """Whether the steps of a loop can be done by lanes, in tiles or divided among threads, and no product gains."""
+    if plan.products:
+        return False
+    return lanes_of(plan.spec) is not None or grid_of(plan.spec, TINY + 1) is not None
 
 
 class _Plan:
@@ -109,10 +111,10 @@ class _Plan:
         self.sources = {body.t, *body.sequences}
         params = {*self.sources, *body.carries}
         terms = {k: term for k in range(spec.n_carries) if (term := added_to(spec, k)) is not None}
+        self.bound = dependents([*results, *terms.values()], params)
         self.sums = {k: term for k, term in terms.items() if not term.type.ndim and self._is_gain(term, params)}
         self.waiting = [n for k, n in enumerate(body.next_carries) if k not in self.sums]
         everything = [*results, *self.sums.values()]  # a sum of some terms is no node of the body
-        self.bound = dependents(everything, params)
         self.carry_bound = dependents(everything, set(body.carries))
         self.core = set(topological(self.waiting))
         self.late = [j for j, y in enumerate(body.outputs) if self._is_late(y)]
@@ -125,7 +127,7 @@ class _Plan:
         if y in self.core or y not in self.carry_bound:
             return False
         work = [n for n in topological([y], stop=self.core) if n in self.carry_bound and n not in self.core]
-        return any(_gain(n) for n in work) and can_batch([y], self._cut(work))
+        return any(map(self.gain, work)) and can_batch([y], self._cut(work))
 
     def _cut(self, work: Iterable[Node]) -> list[Node]:
         """What nodes read that differs from step to step and is not among them."""
@@ -143,7 +145,7 @@ class _Plan:
 
     def _is_gain(self, node: Node, sources: Collection[Node]) -> bool:
         """Whether what makes a node of some others is better made for many steps at once, and can be."""
-        return any(map(_gain, dependents([node], sources))) and can_batch([node], sources)
+        return any(map(self.gain, dependents([node], sources))) and can_batch([node], sources)
 
     def _roots(self) -> list[Node]:
         return [*self.sums.values(), *[self.body.outputs[j] for j in self.late]]
@@ -166,11 +168,28 @@ class _Plan:
         """Whether the split is worth it."""
         if any(n.type.ndim > 2 for n in (*self.early, *self.handed)):
             return False
-        return sum(map(_gain, self.moved)) >= _LEAST + _HANDED * len(self.handed)
+        return sum(map(self.gain, self.moved)) >= _LEAST + _HANDED * len(self.handed)
+
+    def gain(self, node: Node) -> int:
+        """What it saves a step, in additions, that a node is made for many steps at once."""
+        if node.op is MATMUL and node.type.ndim == 2:
+            left, right = node.inputs
+            is_column = right.type.shape[1] == 1 and left not in self.bound
+            matrix = (left if is_column else right).type.shape
+            known = None not in matrix and matrix[0] * matrix[1] <= _WRITTEN_OUT
+            return _LEAST * 4 if (is_column or right not in self.bound) and not known else 0
+        if node.op.batch is aligned and node.type.ndim == 0 and node.type.dtype in ("float64", "float32"):
+            return COSTS.get(node.op.name, 0)
+        return 0
+
+    @property
+    def products(self) -> list[Node]:
+        """The products of matrices that move."""
+        return [n for n in self.moved if n.op is MATMUL and self.gain(n)]
 
     @property
     def steps(self) -> int:
-        """How many steps a block has."""
+        """How many steps a block has; of steps that are several rows, fewer."""
         return _ROWS if any(n.type.ndim for n in (*self.early, *self.handed, *self._roots())) else _NUMBERS
 
     def told(self) -> str:
@@ -178,7 +197,7 @@ class _Plan:
         early = set(topological(self.early, stop=self.sources)) & self.bound
         parts = []
         for nodes, where in (([n for n in self.moved if n in early], "before"), (self.moved, "after")):
-            own = [n for n in nodes if (n in early) == (where == "before") and _gain(n)]
+            own = [n for n in nodes if (n in early) == (where == "before") and self.gain(n)]
             names = dict.fromkeys(_WORDS.get(n.op.name, n.op.name) for n in own)
             parts += [f"{_listed(list(names))} made {where} the steps"] if names else []
         return f"{' and '.join(parts)}, for blocks of {self.steps} steps at once"
@@ -192,18 +211,6 @@ def _listed(names: list[str]) -> str:
     return f"{text} {'is' if len(names) == 1 and not names[0].endswith('s') else 'are'}"
 
 
-def _gain(node: Node) -> int:
-    """What it saves a step, in additions, that a node is made for many steps at once."""
-    if node.op is MATMUL and node.type.ndim == 2:
-        one = node.inputs[0].type.shape[0] == 1 or node.inputs[1].type.shape[1] == 1
-        matrix = node.inputs[1 if node.inputs[0].type.shape[0] == 1 else 0].type.shape
-        known = None not in matrix and matrix[0] * matrix[1] <= _WRITTEN_OUT
-        return _LEAST * 4 if one and not known else 0
-    if node.op.batch is aligned and node.type.ndim == 0 and node.type.dtype in ("float64", "float32"):
-        return COSTS.get(node.op.name, 0)
-    return 0
-
-
 class _Blocks:
     """A loop over blocks of the steps of another one."""
 
@@ -215,8 +222,16 @@ class _Blocks:
         self.fixed = dict(zip(self.body.invariants, self.given.invariants, strict=True))
         self.kept = [k for k in range(self.spec.n_carries) if k not in plan.sums]
         self.block = new_input(COUNT, "block")
-        self.first = self.block * plan.steps
-        self.count = minimum(self.steps - self.first, plan.steps)
+        self.most = self._most()
+        self.first = self.block * self.most
+        self.count = minimum(self.steps - self.first, self.most)
+
+    def _most(self) -> Any:
+        """The steps of a block: so many that a product has enough rows."""
+        rows = [sizes(n)[0] for n in self.plan.products if n.inputs[1].type.shape[1] != 1]
+        outside = sizes_outside(rows, self.given, self.body)
+        some = next((r for r in outside if isinstance(r, Node)), 1)
+        return self.plan.steps if not isinstance(some, Node) else maximum(self.plan.steps // maximum(some, 1), 1)
 
     def results(self) -> dict[Node, Any]:
         """What takes the place of each result; nothing if the sizes of rows depend on values."""
@@ -232,7 +247,7 @@ class _Blocks:
         following, made = self._a_block(carries)
         written = [set_subtensor(h[self.first : self.first + self.count], y) for h, y in zip(held, made, strict=True)]
         body = Body(self.block, (), (*carries, *held), (), (*following, *written), (), None)
-        blocks = (self.steps + (self.plan.steps - 1)) // self.plan.steps
+        blocks = (self.steps + (self.most - 1)) // self.most
         given = LoopInputs(blocks, (), (*self.given.carries, *unset), ())
         outer = build_loop(body, given, None, self.spec.name)
         old = results_of(self.node)
