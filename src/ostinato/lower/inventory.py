@@ -143,6 +143,9 @@ class Inventory:
         if expr.name == "mul":
             return " * ".join(map(self._factor, _factors(expr)))
         parts = [self.formula(a) for a in expr.args]
+        known = [p for p in parts if "?" not in p]
+        if expr.name == "minimum" and len(known) == 1:  # the steps of a block, of which the last one may have fewer
+            return f"at most {known[0]}"
         if "?" in parts or expr.name not in _ARITHMETIC:
             return "?"
         return _SIGNS[expr.name].join(parts) if expr.name in _SIGNS else f"{expr.name}({', '.join(parts)})"

@@ -64,9 +64,14 @@ def loop_split(graph: Graph) -> Graph:
     """Split the loops of a graph where that pays."""
     alias: dict[Node, Any] = {}
     for node in topological(graph.results):
-        if node.op is LOOP and not node.params[0].has_until and not node.params[0].is_thinned:
+        if node.op is LOOP and _may_split(node.params[0]):
             alias.update(_split(node))
     return Graph(graph.params, tuple(redirect(graph.results, alias))) if alias else graph
+
+
+def _may_split(spec: LoopSpec) -> bool:
+    """What runs in chunks side by side, where it may, is left to that."""
+    return not (spec.has_until or spec.is_thinned or spec.parallel is True)
 
 
 def _split(node: Node) -> dict[Node, Any]:
