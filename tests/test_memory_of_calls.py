@@ -32,7 +32,7 @@ def loops_in_loops() -> tuple[Any, list[Any]]:
 
     def outer(x_t: Any, s: Any) -> Any:
         rows, _ = ostinato.scan(lambda j, h: h * 0.5 + j, T.arange(k), [s])
-        return rows.sum(axis=0) + T.cumsum(x_t)
+        return (rows * rows[::-1]).sum(axis=0) + T.cumsum(x_t)
 
     s, _ = ostinato.scan(outer, x, [T.zeros_like(x[0])])
     return ostinato.function([x, k], s[-1], mode="native"), [np.ones((4, 2000)), 100]
@@ -131,3 +131,66 @@ def test_all_that_loops_take_is_within_a_budget(budget: str, units: int) -> None
         own = sum(size for name, size in table.items() if name.startswith("result: "))
         most = max(most, table["peak"] - own)
     assert 0 < most <= allowed
+
+
+# ---- what is reduced is not stored -----------------------------------------------------------------
+
+
+def reduced(reduce: Any, checkpoint: Any, derivatives: bool) -> tuple[Any, list[Any], Any]:
+    """A function of the reduction of all states of a network, the arguments, and the interpreter's function."""
+    x, h, w = T.tensor3("x"), T.matrix("h"), T.matrix("w")
+    ys, _ = ostinato.scan(lambda x_t, h, w: T.tanh(h @ w + x_t), x, h, w, checkpoint=checkpoint)
+    cost = reduce(ys, x)
+    wanted = [cost, *(T.grad(cost.sum(), [h, w]) if derivatives else [])]
+    rng = np.random.default_rng(0)
+    arguments = [rng.normal(size=(600, 3, 20)), np.zeros((3, 20)), rng.normal(size=(20, 20)) / 4]
+    f, interpreted = (ostinato.function([x, h, w], wanted, mode=mode) for mode in ("native", "reference"))
+    return f, arguments, interpreted
+
+
+REDUCTIONS = {
+    "sum": lambda y, x: y.sum(),
+    "sums of columns": lambda y, x: y.sum(axis=0),
+    "squares": lambda y, x: ((y - x) ** 2).sum(),
+    "mean": lambda y, x: (y * y).mean(),
+    "dot": lambda y, x: (y * x).sum(axis=(0, 1)),
+    "extremes": lambda y, x: y.max(axis=(0, 2)) - y.min(),
+    "product": lambda y, x: (1 + y / 1000).prod(),
+    "likelihood": lambda y, x: (T.log(1 + y**2) + x**2 / (1 + y**2)).sum(),
+}
+
+
+@pytest.mark.parametrize("name", REDUCTIONS)
+def test_what_is_only_reduced_is_not_stored(name: str) -> None:
+    f, arguments, interpreted = reduced(REDUCTIONS[name], None, derivatives=False)
+    assert f.memory(*arguments)["peak"] < 40_000  # all rows take 288,000
+    assert any(note.startswith("reduce_in_loop: ") for note in f.notes)
+    np.testing.assert_allclose(f(*arguments)[0], interpreted(*arguments)[0], rtol=1e-11)
+    for n in (0, 1, 2):
+        if n or name != "extremes":
+            short = [arguments[0][:n], *arguments[1:]]
+            np.testing.assert_allclose(f(*short)[0], interpreted(*short)[0], rtol=1e-11)
+    if name == "extremes":
+        with pytest.raises(ValueError, match="zero-size"):
+            f(arguments[0][:0], *arguments[1:])
+
+
+@pytest.mark.parametrize("name", ["sum", "sums of columns", "squares", "mean", "dot"])
+def test_derivatives_of_what_is_reduced_keep_to_a_budget(name: str) -> None:
+    """Neither the rows are stored, nor their cotangents."""
+    f, arguments, interpreted = reduced(REDUCTIONS[name], "150kB", derivatives=True)
+    assert f.memory(*arguments)["peak"] < 200_000
+    for found, expected in zip(f(*arguments), interpreted(*arguments), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-9)
+
+
+def test_special_values_are_reduced_as_before() -> None:
+    x = T.matrix("x")
+    ys, _ = ostinato.scan(lambda x_t, s: [s * 0.5 + x_t, s + x_t], x, [T.zeros_like(x[0]), None])
+    wanted = [r(y) for y in ys for r in (lambda y: y.sum(axis=0), lambda y: y.max(axis=0), lambda y: y.min())]
+    f, interpreted = (ostinato.function([x], wanted[3:], mode=mode) for mode in ("native", "reference"))
+    assert any(note.startswith("reduce_in_loop: ") for note in f.notes)
+    values = np.array([0.0, -0.0, np.inf, -np.inf, np.nan, 1e308, 5e-324])
+    array = np.array(np.meshgrid(values, values, [1.0, np.nan])).reshape(3, -1)
+    for found, expected in zip(f(array), interpreted(array), strict=True):
+        np.testing.assert_array_equal(found, expected)

@@ -21,9 +21,11 @@ from ostinato.rewrite.last_only import last_only
 from ostinato.rewrite.loop_absorb import loop_absorb
 from ostinato.rewrite.loop_merge import loop_merge
 from ostinato.rewrite.loop_prune import loop_prune
-from ostinato.rewrite.native import NATIVE
+from ostinato.rewrite.native import EARLY, NATIVE
 from ostinato.rewrite.pattern import rule
 from ostinato.rewrite.pipeline import PIPELINE, rewrite
+from ostinato.rewrite.reduce_in_loop import reduce_in_loop
+from ostinato.rewrite.rows_in_loop import rows_in_loop
 from ostinato.verify import verify
 
 
@@ -32,7 +34,7 @@ def loops(graph: Graph) -> list[Any]:
 
 
 def test_every_pass_is_in_the_pipeline() -> None:
-    assert set(PASSES.values()) == {*PIPELINE, *NATIVE}
+    assert set(PASSES.values()) == {*PIPELINE, *EARLY, *NATIVE}
 
 
 # ---- algebra --------------------------------------------------------------------------------------
@@ -373,3 +375,55 @@ def test_last_only_golden() -> None:
     assert [str(t) for t in before_loop.type.items] == ["float64", "float64[?]", "int64"]
     assert [str(t) for t in loop.type.items] == ["float64", "int64"]
     assert np.array_equal(compile_graph(graph)([np.ones(4)])[0], compile_graph(after)([np.ones(4)])[0])
+
+
+# ---- what is reduced, and what a loop alone reads -------------------------------------------------
+
+
+def squares() -> Graph:
+    """A sum of squares, and its derivative with respect to a number."""
+    x, a = T.matrix("x"), T.vector("a")
+    ys, _ = ostinato.scan(lambda x_t, h, a: h * a + x_t, x, T.zeros_like(a), a)
+    return Graph((x, a), (((ys - x) * (ys - x)).sum(axis=0),))
+
+
+def test_golden_text_of_a_sum_that_is_carried() -> None:
+    graph = squares()
+    after = run_passes(graph, (reduce_in_loop, loop_prune))
+    (loop,) = loops(after)
+    assert loop.params[0].n_carries == 2
+    assert loop.params[0].n_outputs == 0
+    assert [n.op.name for n in loop.params[0].body.nodes() if n.inputs] == ["mul", "add", "sub", "mul", "add"]
+    assert [n.op.name for n in after.nodes()][-3:] == ["minimum", "subtensor", "sum"]
+    values = [np.arange(12.0).reshape(4, 3), np.array([0.5, -0.1, 2.0])]
+    np.testing.assert_array_equal(compile_graph(after)(values), compile_graph(graph)(values))
+
+
+def test_golden_text_of_rows_made_in_the_loop() -> None:
+    x, g = T.matrix("x"), T.scalar("g")
+    last, _ = ostinato.foldl(lambda d_t, s: T.tanh(s) + d_t, (2 * x * g)[::-1], T.zeros_like(x[0]))
+    graph = Graph((x, g), (last,))
+    after = run_passes(graph, (rows_in_loop,))
+    (before,), (loop,) = loops(graph), loops(after)
+    assert [n.op.name for n in before.params[0].body.nodes()].count("mul") == 0
+    assert [n.op.name for n in loop.params[0].body.nodes()].count("mul") == 2
+    assert loop.inputs[1].op.name == "subtensor"
+    assert loop.inputs[1].inputs[0] is x
+    array = np.arange(12.0).reshape(4, 3)
+    np.testing.assert_array_equal(compile_graph(after)([array, 0.3]), compile_graph(graph)([array, 0.3]))
+
+
+def test_arrays_of_sizes_that_may_differ_stay_outside() -> None:
+    x, y, h = T.matrix("x"), T.matrix("y"), T.vector("h")
+    ys, _ = ostinato.scan(lambda x_t, h: T.tanh(h) + x_t, x, h)
+    graph = Graph((x, y, h), ((ys * y).sum(),))
+    assert run_passes(graph, (reduce_in_loop,)) == graph
+    one = ostinato.function([x, y, h], graph.results, mode="native")
+    assert one(np.ones((1, 2)), np.ones((5, 2)), np.zeros(2))[0] == 10  # one row meets five
+
+
+def test_rows_that_are_read_elsewhere_are_kept() -> None:
+    x, h = T.matrix("x"), T.vector("h")
+    ys, _ = ostinato.scan(lambda x_t, h: T.tanh(h) + x_t, x, h)
+    for graph in (Graph((x, h), (ys.sum(), ys)), Graph((x, h), (ys.sum(), ys[3])), Graph((x, h), (ys.sum(axis=1),))):
+        assert run_passes(graph, (reduce_in_loop,)) == graph

@@ -77,7 +77,8 @@ def _table(members: list[Op]) -> str:
 def rewrites() -> str:
     """Each pass, in order, with its before and after; those for native code last."""
     parts = []
-    passes = ostinato.rewrite.pipeline.PIPELINE + ostinato.rewrite.native.NATIVE
+    native = ostinato.rewrite.native
+    passes = ostinato.rewrite.pipeline.PIPELINE + native.EARLY + native.NATIVE
     for step in dict.fromkeys(passes):
         title, picture, *rest = paragraphs(PASSES[step.__name__])
         name, _, text = title.partition(": ")

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ostinato.backends import compile_closed
+from ostinato.backends import compile_closed, mode_name
 from ostinato.closing import Closed, In, closed
 from ostinato.config import config
 from ostinato.device import Choice, choose
@@ -45,6 +45,7 @@ class Function:
     ) -> None:
         self.name, self.choice = name, choice
         self._closed, self._floatX = closed.graph, config.floatX
+        self._is_native = choice.device == "cpu" and mode_name(choice.mode) == "native"
         self._inputs, self._shared, self._updated = closed.inputs, closed.shared, closed.updated
         self._keys = keys
         self._allow_downcast = allow_input_downcast
@@ -71,7 +72,7 @@ class Function:
         It is made when it is asked for: code that is loaded does not need it.
         """
         with config.change_flags(floatX=self._floatX), listening() as self._notes:
-            return rewrite(self._closed)
+            return rewrite(self._closed, self._is_native)
 
     @property
     def notes(self) -> list[str]:

@@ -1,4 +1,4 @@
-"""The passes that follow where native code is made; they are imported with the compiler.
+"""The passes for native code: before loops are told what to keep, and after all others; imported with the compiler.
 
 They may change the order of sums, and with it the last digits of results, which those of `pipeline` must not: the
 reference is to compute what was written.
@@ -7,6 +7,7 @@ reference is to compute what was written.
 from __future__ import annotations
 
 from ostinato.graph import Graph
+from ostinato.rewrite.algebra import algebra
 from ostinato.rewrite.engine import Pass, run_passes
 from ostinato.rewrite.log_products import log_products
 from ostinato.rewrite.loop_accumulate import loop_accumulate
@@ -15,8 +16,16 @@ from ostinato.rewrite.loop_invariant import loop_invariant
 from ostinato.rewrite.loop_prune import loop_prune
 from ostinato.rewrite.loop_split import loop_split
 from ostinato.rewrite.loop_to_map import loop_to_map
+from ostinato.rewrite.reduce_in_loop import reduce_in_loop
+from ostinato.rewrite.rows_in_loop import rows_in_loop
 from ostinato.rewrite.sums_together import sums_together
 
+# What is done before outputs of which little is read are looked for, and before derivatives are told what to keep.
+EARLY: tuple[Pass, ...] = (
+    algebra,
+    rows_in_loop,
+    reduce_in_loop,
+)
 NATIVE: tuple[Pass, ...] = (
     sums_together,
     loop_accumulate,

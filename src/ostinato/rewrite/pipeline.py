@@ -29,6 +29,11 @@ PIPELINE: tuple[Pass, ...] = (
 )
 
 
-def rewrite(graph: Graph) -> Graph:
-    """The graph after all passes of the pipeline."""
-    return run_passes(graph, PIPELINE)
+def rewrite(graph: Graph, native: bool = False) -> Graph:
+    """The graph after all passes of the pipeline; before `last_only` come some more if it is for native code."""
+    if not native:
+        return run_passes(graph, PIPELINE)
+    from ostinato.rewrite.native import EARLY
+
+    place = PIPELINE.index(last_only)
+    return run_passes(graph, (*PIPELINE[:place], *EARLY, *PIPELINE[place:]))

@@ -56,7 +56,7 @@ def compile_closed(closed: Graph, rewritten: Callable[[], Graph]) -> Executable:
 
         with config.change_flags(floatX=floatX):
             marked = with_budget(closed, most)
-            return Build(marked, lambda: rewrite(marked))
+            return Build(marked, lambda: rewrite(marked, native=True))
 
     return _native_or_interpreted(Build(closed, rewritten), most, frugal)
 
