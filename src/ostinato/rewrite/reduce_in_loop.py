@@ -6,9 +6,10 @@ after:   v  = loop(n, x, z, h, zeros; (x_t, z_t, h, v) -> (h', v + (y_t - z_t) *
          s  = sum(v)
 
 What is reduced may be any elementwise expression of outputs and of arrays with a row per step, if their sizes are known
-to be equal before the program runs. A carry has the sizes of a row; what is left of it is reduced after the loop. Where
-derivatives read the rows too, all are kept anyway and nothing is done, unless they were told to keep less:
-then only derivatives read them, which make them again. Sums are in another order then, and differ in the last digits.
+to be equal before the program runs. A carry has the sizes of a row; what is left of it is reduced after the loop. Loops
+may read the rows besides, as those of derivatives do: these are told elsewhere what to keep and what to make again.
+Of rows that are single numbers only sums, products and the like are computed in the loop: others are better done many
+at a time, unless derivatives were told to keep less. Sums are in another order then, and differ in the last digits.
 """
 
 from __future__ import annotations
@@ -92,7 +93,7 @@ def _carried(graph: Graph, node: Node, group: Sequence[Node]) -> dict[Node, Any]
         carry = loop.carry(first, row.type)
         loop.follows(carry, _joined(r.op.name, carry, row))
         begun.append(r)
-    if not begun or not _spares_rows(graph, node, begun, asks):
+    if not begun or not _spares_rows(graph, node, begun):
         return {}
     alias, finals = loop.closed()
     alias |= {r: _reduced(r, f, loop.steps) for r, f in zip(begun, finals, strict=True)}
@@ -127,8 +128,8 @@ def _is_fast(row: Node, loop: Opened) -> bool:
     return row.type.ndim > 0 or all(n.op.cheap for n in work)
 
 
-def _spares_rows(graph: Graph, node: Node, reductions: Sequence[Node], asks: bool) -> bool:
-    """Whether rows need not be stored any more."""
+def _spares_rows(graph: Graph, node: Node, reductions: Sequence[Node]) -> bool:
+    """Whether rows need not be stored any more, or loops alone read them."""
     below = topological([r.inputs[0] for r in reductions])
     c, spec = node.params[0].n_carries, node.params[0]
     outputs = [n for n in below if n.op is ITEM and n.inputs[0] is node and 0 <= n.params[0] - c < spec.n_outputs]
@@ -137,16 +138,16 @@ def _spares_rows(graph: Graph, node: Node, reductions: Sequence[Node], asks: boo
     for n in rest:
         for i in n.inputs if n not in reductions else ():
             readers.setdefault(i, []).append(n)
-    return any(_is_spared(y, readers, asks) for y in outputs)
+    return any(_is_spared(y, readers) for y in outputs)
 
 
-def _is_spared(y: Node, readers: dict[Node, list[Node | None]], asks: bool) -> bool:
+def _is_spared(y: Node, readers: dict[Node, list[Node | None]]) -> bool:
     """Whether nobody reads an output, or only loops do that can have it made again."""
     for reader in readers.get(y, ()):
-        if reader is None or not asks:
+        if reader is None:
             return False
         if reader.op is SUBTENSOR and (is_reversal(reader) or is_start(reader)):
-            if not _is_spared(reader, readers, asks):
+            if not _is_spared(reader, readers):
                 return False
         elif reader.op is not LOOP:
             return False
