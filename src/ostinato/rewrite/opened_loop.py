@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from ostinato.graph import Graph, Node, dependents, make, substitute
+from ostinato.graph import Graph, Node, dependents, make, redirect
 from ostinato.lower.rules import ELEMENTWISE
 from ostinato.ops.indexing import is_reversal, is_start
 from ostinato.ops.leaf import CONSTANT, new_input
@@ -139,7 +139,7 @@ class Opened:
     def closed(self) -> tuple[dict[Node, Any], list[Any]]:
         """For each result of the loop that of the new one; and the final values of new carries."""
         spec, body, c = self.spec, self.body, self.spec.n_carries
-        inner = substitute([*spec.body.results, *[n for _, _, n in self._carries]], self.replaced)
+        inner = redirect([*spec.body.results, *[n for _, _, n in self._carries]], self.replaced)
         results, added = inner[: len(spec.body.results)], inner[len(spec.body.results) :]
         kept = [(p, x) for p, x in zip(body.sequences, self.given.sequences, strict=True) if p not in self.replaced]
         sequences = [*kept, *self._new_sequences]

@@ -48,7 +48,7 @@ def _moved(node: Node, uses: Counter[Node]) -> dict[Node, Any]:
         if not _moves(whole) or (max(uses[x], uses[whole]) > 1 and not _is_free(whole)):
             continue
         row = loop.row(x, lambda i: not _moves(i) or (uses[i] > 1 and not _is_free(i)))
-        if row is not None and row.type == param.type:
+        if row is not None and row is not param and row.type == param.type:
             loop.replaced[param] = row
             n += 1
     if not n:
