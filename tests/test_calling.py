@@ -495,9 +495,12 @@ def test_many_threads_while_garbage_is_collected() -> None:
 def test_the_gil_is_released() -> None:
     """While a long call runs, another thread gets on with Python code: it ends the call by what it writes."""
     x = T.dvector("x")
-    steps, _ = ostinato.scan(lambda k: (k + 1, ostinato.until(x[0] > 0)), outputs_info=T.constant(0.0), n_steps=10**12)
-    run = native([x], T.sum(steps))  # which records rows: else x[0], which no step changes, would be read once
-    given = np.zeros(1)
+    # Each step reads the other of two elements, so that none can be read once, before the loop.
+    steps, _ = ostinato.scan(
+        lambda k: (k + 1, ostinato.until(x[k % 2] > 0)), outputs_info=T.constant(0, dtype="int64"), n_steps=10**12
+    )
+    run = native([x], steps[-1])
+    given = np.zeros(2)
     started = threading.Event()
 
     def work(k: int) -> None:
@@ -506,7 +509,7 @@ def test_the_gil_is_released() -> None:
             run(given)
         else:
             started.wait()
-            given[0] = 1.0
+            given[:] = 1.0
 
     in_threads(2, work)
 
