@@ -113,7 +113,7 @@ def test_what_is_loaded_needs_no_stage_until_somebody_asks(monkeypatch: pytest.M
     texts = [network().explain(stage) for stage in ("graph", "nest", "llvm")]
     made: list[str] = []
     rewrite = function_module.rewrite  # type: ignore[attr-defined]
-    monkeypatch.setattr(function_module, "rewrite", lambda graph: (made.append("rewrite"), rewrite(graph))[1])
+    monkeypatch.setattr(function_module, "rewrite", lambda *args: (made.append("rewrite"), rewrite(*args))[1])
     generate = build.generate
     monkeypatch.setattr(build, "generate", lambda text: (made.append("generate"), generate(text))[1])
     loaded = network()
