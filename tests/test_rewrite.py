@@ -427,3 +427,33 @@ def test_rows_that_are_read_elsewhere_are_kept() -> None:
     ys, _ = ostinato.scan(lambda x_t, h: T.tanh(h) + x_t, x, h)
     for graph in (Graph((x, h), (ys.sum(), ys)), Graph((x, h), (ys.sum(), ys[3])), Graph((x, h), (ys.sum(axis=1),))):
         assert run_passes(graph, (reduce_in_loop,)) == graph
+
+
+@pytest.mark.parametrize("reduced", ["max", "sum", "prod"])
+def test_what_a_reduction_of_a_loop_is_compared_with_comes_from_outside(reduced: str) -> None:
+    """The height of a wave, and its gradient: which rows reach it is only known after the loop."""
+    rate, days = T.dscalar("rate"), T.iscalar("days")
+
+    def step(s: Any, i: Any, rate: Any) -> Any:
+        new = rate * s * i
+        return s - new, i + new - 0.1 * i
+
+    starts = [T.constant(0.9, dtype="float64"), T.constant(0.1, dtype="float64")]
+    (_, i), _ = ostinato.scan(step, outputs_info=starts, non_sequences=rate, n_steps=days)
+    height = getattr(T, reduced)(i)
+    share = T.sum(T.where(T.eq(i, T.max(i)), i / T.sum(i), 0.0))
+    f = ostinato.function([rate, days], [height, T.grad(height, rate), share], mode="native")
+
+    def plain(rate: float) -> Any:
+        s, i, rows = 0.9, 0.1, []
+        for _ in range(30):
+            s, i = s - rate * s * i, i + rate * s * i - 0.1 * i
+            rows.append(i)
+        return np.array(rows)
+
+    value, slope, part = f(0.4, 30)
+    rows = plain(0.4)
+    assert value == pytest.approx(getattr(np, reduced)(rows), rel=1e-13)
+    assert part == pytest.approx(rows.max() / rows.sum(), rel=1e-13)
+    up, down = (getattr(np, reduced)(plain(0.4 + d)) for d in (1e-6, -1e-6))
+    assert slope == pytest.approx((up - down) / 2e-6, rel=1e-6)

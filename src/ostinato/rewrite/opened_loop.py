@@ -105,8 +105,8 @@ class Opened:
             return self._leaf(x, turned) if None in parts else make(x.op, tuple(parts), x.params)
         if x.op in (BROADCAST, SUM_TO):
             part = self._part(x.inputs[0], x.type.ndim, stop, turned)
-            wanted = [self.invariant(s) for s in x.inputs[2:]]
-            return self._leaf(x, turned) if part is None else make(x.op, (part, *wanted), x.params)
+            wanted = [self._from_outside(s) for s in x.inputs[2:]]
+            return self._leaf(x, turned) if None in (part, *wanted) else make(x.op, (part, *wanted), x.params)
         if x.op.name == "dimshuffle" and x.params[0][0] == 0:
             part = self.row(x.inputs[0], stop, turned)
             order = [a if a == "x" else a - 1 for a in x.params[0][1:]]
@@ -116,10 +116,14 @@ class Opened:
     def _part(self, x: Any, ndim: int, stop: Any, turned: bool) -> Any:
         """What an operand of an elementwise operation is at a step."""
         if x.type.ndim < ndim:
-            return self.invariant(x)
+            return self._from_outside(x)
         if x.type.shape[0] == 1 and not same_size(1, self.steps):
-            return self.invariant(x[0])
+            return self._from_outside(x[0])
         return self.row(x, stop, turned)
+
+    def _from_outside(self, x: Any) -> Any:
+        """What stands in the body for a value; None if it comes from the loop itself, such as a maximum of its rows."""
+        return None if dependents([x], {self.node}) else self.invariant(x)
 
     def _leaf(self, x: Any, turned: bool) -> Any:
         """A row that is read; not of what comes from the loop itself."""
