@@ -252,3 +252,11 @@ def test_the_bound_of_until(system: str, monkeypatch: pytest.MonkeyPatch) -> Non
 def test_forward_mode_and_two_reverse_passes(loop: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(forward.importlib.util, "find_spec", lambda name: None)  # no JAX
     assert list(forward.forms(loop, 7)) == ["the loop", "jvp", "value and jvp", "two reverse passes"]
+
+
+def test_the_smallest_numbers_stay_when_c_is_loaded() -> None:
+    """Code that is compiled with -ffast-math may have the processor take them for zero, in all of the process."""
+    if compiled_c.version() is None:
+        pytest.skip("no gcc")
+    compiled_c.library()
+    assert (np.array([1e-160]) * np.array([1e-155]))[0] > 0
