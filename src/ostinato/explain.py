@@ -11,7 +11,7 @@ from ostinato.errors import OstinatoValueError
 from ostinato.graph import Graph, Node
 from ostinato.ops.loop import LOOP, LoopSpec, split
 from ostinato.ops.sizes import SIZE
-from ostinato.printing import VIEWS, standalone
+from ostinato.printing import behind_views, enumerated, standalone
 
 if TYPE_CHECKING:
     from ostinato.function import Function
@@ -93,9 +93,7 @@ def _hoisted(node: Node) -> list[str]:
     """What a step uses and is the same in all of them, if it is more than a variable: one line, or none."""
     found: dict[str, None] = {}
     for x in split(node.params[0], node.inputs).invariants:
-        while x.op.name in VIEWS:
-            x = x.inputs[0]
+        x = behind_views(x)
         if x.inputs and x.op is not SIZE and x.type.is_float and x.op.name != "item":
             found[standalone(x)] = None
-    some = list(found)[:_SOME] + ([f"{len(found) - _SOME} more"] if len(found) > _SOME else [])
-    return [" and ".join([", ".join(some[:-1]), some[-1]] if len(some) > 1 else some)] if some else []
+    return [enumerated(list(found), _SOME)] if found else []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from typing import Any, TextIO
 
 from ostinato.graph import Graph, Node
@@ -39,11 +40,24 @@ def short(node: Node, depth: int = 3) -> str:
     return f"{node.op.name}({', '.join(parts)})"
 
 
+def behind_views(node: Node, named: bool = True) -> Node:
+    """What a node is a view of; unless `named`, one that has a name is looked at itself."""
+    while node.op.name in VIEWS and (named or not node.name):
+        node = node.inputs[0]
+    return node
+
+
+def enumerated(words: Sequence[str], most: int | None = None) -> str:
+    """Words as a sentence has them: `a, b and c`; or `a, b and 5 more` if there are more than `most`."""
+    if most is not None and len(words) > most:
+        words = [*words[:most], f"{len(words) - most} more"]
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
 def standalone(node: Node, depth: int = 3) -> str:
     """The same where nothing stands beside it: without parentheses around all of it."""
     text = short(node, depth)
-    while not node.name and node.op.name in VIEWS:
-        node = node.inputs[0]
+    node = behind_views(node, named=False)
     return text[1:-1] if not node.name and node.op.name in _INFIX else text
 
 

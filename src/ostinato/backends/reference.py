@@ -28,7 +28,7 @@ from ostinato.ops.leaf import CONSTANT
 from ostinato.ops.loop import LOOP, LoopSpec, body_of, split
 from ostinato.ops.op import params_of
 from ostinato.ops.sizes import as_size_nodes, sizes
-from ostinato.printing import VIEWS, short
+from ostinato.printing import behind_views, short
 from ostinato.types import TupleType
 
 Instruction = tuple[Callable[..., Any], tuple[int, ...], int]
@@ -213,16 +213,9 @@ def _explained(error: Exception, node: Node, slots: list[Any], nodes: list[Node]
     elif isinstance(error, ValueError) and any(w in str(error) for w in ("shape", "broadcast", "dimension", "size")):
         kind = ShapeError
     place = {n: i for i, n in enumerate(nodes)}
-    inputs = [_seen_by_the_user(i) for i in node.inputs]
+    inputs = [behind_views(i, named=False) for i in node.inputs]
     operands = ", ".join(f"{short(i)} of shape {np.shape(slots[place[i]])}" for i in inputs)
     return kind(f"{short(node)}{at(node.source)} failed: {error}; operands: {operands}")
-
-
-def _seen_by_the_user(node: Node) -> Node:
-    """The operand that was written, without the views put around it."""
-    while node.op.name in VIEWS and node.name is None:
-        node = node.inputs[0]
-    return node
 
 
 def at_step(error: OstinatoError, spec: LoopSpec, step: int) -> OstinatoError:

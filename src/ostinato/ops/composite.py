@@ -8,11 +8,10 @@ from typing import Any
 
 from ostinato.errors import OstinatoTypeError, OstinatoValueError
 from ostinato.ops import elementwise as e
-from ostinato.ops.control import zero_grad
 from ostinato.ops.creation import arange, zeros
 from ostinato.ops.indexing import inc_subtensor, set_subtensor, take
 from ostinato.ops.leaf import as_int_scalar, as_operands, as_tensor, constant, describe, need_dtype, new_input
-from ostinato.ops.logspace import logarithm_of_product
+from ostinato.ops.logspace import finite_peak, log_sum_exp, logarithm_of_product
 from ostinato.ops.loop import Body, LoopInputs, build_loop
 from ostinato.ops.movement import concatenate, dimshuffle, expand_dims, flatten, normalize_axis, reshape, transpose
 from ostinato.ops.reduce import Axis, accumulator_dtype, cumsum, normalize_axes
@@ -225,19 +224,9 @@ def logsumexp(x: Any, axis: Axis = None, keepdims: bool = False) -> Any:
     node = _as_float(x)
     axes = normalize_axes(axis, node.type.ndim)
     result = logarithm_of_product(node, axes)
-    if result is not None:
-        return result if keepdims else dimshuffle(result, [i for i in range(node.type.ndim) if i not in axes])
-    peak = finite_peak(node, axes)
-    total = sum_(e.exp(node - peak), axis=axes, keepdims=True)
-    nothing = e.eq(total, 0)
-    result = e.where(nothing, -math.inf, e.log(e.where(nothing, 1, total)) + peak)
+    if result is None:
+        result = log_sum_exp(node, axes)
     return result if keepdims else dimshuffle(result, [i for i in range(node.type.ndim) if i not in axes])
-
-
-def finite_peak(x: Any, axes: Sequence[int]) -> Any:
-    """The maximum, or 0 where it is infinite: what to shift by before exp. The result does not depend on it."""
-    peak = zero_grad(max_(x, axis=axes, keepdims=True))
-    return e.where(e.isinf(peak), 0, peak)
 
 
 def softmax(x: Any, axis: int = -1) -> Any:

@@ -642,3 +642,16 @@ def polygamma(order: int, x: Any) -> Any:
         raise OstinatoTypeError(f"the order of polygamma is an int >= 1, not {order!r}")
     node = as_tensor(x)
     return make(POLYGAMMA, (cast(node, _float(node.type.dtype)),), (order,))
+
+
+def summands(node: Node, joins: Callable[[Node], bool]) -> list[Node]:
+    """What additions add up, from left to right, by those of them alone that join."""
+    found: list[Node] = []
+    waiting = [node]
+    while waiting:
+        n = waiting.pop()
+        if n.op is add.op and joins(n):
+            waiting += n.inputs[::-1]
+        else:
+            found.append(n)
+    return found

@@ -17,6 +17,7 @@ import numpy as np
 from ostinato.errors import OstinatoTypeError
 from ostinato.graph import Node, make
 from ostinato.ops import elementwise as e
+from ostinato.ops.control import zero_grad
 from ostinato.ops.leaf import describe
 from ostinato.ops.movement import dimshuffle
 from ostinato.ops.op import Op, Rule, Sample, register
@@ -43,11 +44,17 @@ def _log_dot_exp_infer(a: Node, b: Node) -> TensorType:
 
 
 def _log_dot_exp_numpy(a: Any, b: Any) -> Any:
+    weights, peak = _weights(a, b)
+    with np.errstate(divide="ignore"):
+        return np.log(weights.sum(axis=1)) + peak[:, 0]
+
+
+def _weights(a: Any, b: Any) -> tuple[Any, Any]:
+    """exp of the sums of all pairs, (rows, pairs, columns), each less the largest of its row and column; and these."""
     terms = a[:, :, None] + b[None]
     peak = terms.max(axis=1, keepdims=True, initial=-np.inf)
     peak = np.where(np.isinf(peak), a.dtype.type(0), peak)
-    with np.errstate(divide="ignore"):
-        return np.log(np.exp(terms - peak).sum(axis=1)) + peak[:, 0]
+    return np.exp(terms - peak), peak
 
 
 def _log_dot_exp_vjp(g: Any, out: Node, a: Node, b: Node) -> tuple[Any, Any]:
@@ -58,15 +65,20 @@ def _log_dot_exp_vjp(g: Any, out: Node, a: Node, b: Node) -> tuple[Any, Any]:
 def log_dot_exp_written_out(a: Any, b: Any) -> Any:
     """The same by other ops, with an exponential per pair of elements."""
     terms = dimshuffle(a, 0, 1, "x") + dimshuffle(b, "x", 0, 1)
-    peak = finite_peak(terms, 1)
-    total = sum_(e.exp(terms - peak), axis=1)
+    return dimshuffle(log_sum_exp(terms, (1,)), 0, 2)
+
+
+def log_sum_exp(x: Any, axes: Sequence[int]) -> Any:
+    """log(sum(exp(x))) over some dimensions, which stay, without overflow: -inf where all elements are."""
+    peak = finite_peak(x, axes)
+    total = sum_(e.exp(x - peak), axis=axes, keepdims=True)
     nothing = e.eq(total, 0)
-    return e.where(nothing, -np.inf, e.log(e.where(nothing, 1, total)) + dimshuffle(peak, 0, 2))
+    return e.where(nothing, -np.inf, e.log(e.where(nothing, 1, total)) + peak)
 
 
-def finite_peak(x: Any, axis: int) -> Any:
-    """The maximum along an axis, which stays, or 0 where it is infinite: what to shift by before exp."""
-    peak = max_(x, axis=axis, keepdims=True)
+def finite_peak(x: Any, axes: Sequence[int]) -> Any:
+    """The maximum, or 0 where it is infinite: what to shift by before exp. The result does not depend on it."""
+    peak = zero_grad(max_(x, axis=axes, keepdims=True))
     return e.where(e.isinf(peak), 0, peak)
 
 
@@ -79,9 +91,7 @@ def _softmax_dot_infer(a: Node, b: Node, g: Node, *, of: str) -> TensorType:
 
 
 def _softmax_dot_numpy(a: Any, b: Any, g: Any, *, of: str) -> Any:
-    terms = a[:, :, None] + b[None]
-    peak = terms.max(axis=1, keepdims=True, initial=-np.inf)
-    weights = np.exp(terms - np.where(np.isinf(peak), a.dtype.type(0), peak))
+    weights, _ = _weights(a, b)
     total = weights.sum(axis=1, keepdims=True)
     shares = weights / np.where(total == 0, a.dtype.type(1), total)
     x, pairs = (a, 1) if of == "a" else (b, 0)
@@ -92,7 +102,7 @@ def _softmax_dot_numpy(a: Any, b: Any, g: Any, *, of: str) -> Any:
 def _shares(a: Any, b: Any) -> Any:
     """How much of each element of the product is due to each pair: (rows, pairs, columns)."""
     terms = dimshuffle(a, 0, 1, "x") + dimshuffle(b, "x", 0, 1)
-    weights = e.exp(terms - finite_peak(terms, 1))
+    weights = e.exp(terms - finite_peak(terms, (1,)))
     total = sum_(weights, axis=1, keepdims=True)
     return weights / e.where(e.eq(total, 0), 1, total)
 
@@ -162,7 +172,7 @@ def logarithm_of_product(x: Any, axes: Sequence[int]) -> Any:
     rank = x.type.ndim
     if len(axes) != 1 or rank not in (2, 3) or x.type.dtype not in ("float32", "float64"):
         return None
-    (inner,), terms = axes, _terms(x)
+    (inner,), terms = axes, e.summands(x, lambda n: all(i.type.dtype == x.type.dtype for i in n.inputs))
     outside = [t for t in terms if inner not in _varying(t, rank)]
     others = [d for d in range(rank) if d != inner]
     for column in others:
@@ -175,13 +185,6 @@ def logarithm_of_product(x: Any, axes: Sequence[int]) -> Any:
             found = dimshuffle(make(LOG_DOT_EXP, matrices), [places.get(d, "x") for d in range(rank)])
             return reduce(add, [found, *outside])
     return None
-
-
-def _terms(x: Node) -> list[Node]:
-    """What a sum adds up."""
-    if x.op.name == "add" and all(i.type.dtype == x.type.dtype for i in x.inputs):
-        return [t for i in x.inputs for t in _terms(i)]
-    return [x]
 
 
 def _varying(x: Node, rank: int) -> set[int]:

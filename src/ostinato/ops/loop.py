@@ -88,6 +88,11 @@ class LoopSpec:
         return self.thinning[j] if j < len(self.thinning) else None
 
     @property
+    def is_counted(self) -> bool:
+        """Whether it makes as many steps as it is told, and each has a row in all outputs."""
+        return not (self.has_until or self.is_thinned)
+
+    @property
     def is_thinned(self) -> bool:
         """Whether any output is thinned."""
         return any(k is not None for k in self.thinning)

@@ -142,6 +142,12 @@ def product(wanted: Sequence[Size]) -> Size:
     return result
 
 
+def known_size(size: Size) -> Size:
+    """A size as an int, if that is known of it."""
+    known = static_int(size)
+    return size if known is None else known
+
+
 def same_size(a: Size, b: Size) -> bool:
     """Whether two sizes are known to be equal."""
     return a is b or (not isinstance(a, Node) and not isinstance(b, Node) and a == b)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from ostinato.config import config
-from ostinato.graph import Graph, Node, make, rewrite_nodes
+from ostinato.graph import Graph, Node, make, redirect, rewrite_nodes, topological
 from ostinato.ops.loop import LOOP, LoopSpec
 from ostinato.rewrite.notes import took
 from ostinato.verify import verify
@@ -63,3 +64,17 @@ def with_body(node: Node, body: Graph) -> Node:
     if body == spec.body:
         return node
     return make(LOOP, node.inputs, (replace(spec, body=body),))
+
+
+def replace_loops(graph: Graph, change: Callable[[Node], Mapping[Node, Any]]) -> Graph:
+    """The graph with results of its loops replaced: `change` says for a loop by what, or nothing if it stays."""
+    alias: dict[Node, Any] = {}
+    for node in topological(graph.results):
+        if node.op is LOOP:
+            alias.update(change(node))
+    return Graph(graph.params, tuple(redirect(graph.results, alias))) if alias else graph
+
+
+def keeps_types(alias: Mapping[Node, Any]) -> bool:
+    """Whether all that takes the place of nodes has their types."""
+    return all(old.type == new.type for old, new in alias.items())

@@ -63,14 +63,14 @@ def _by_product(node: Node) -> Any:
 
 
 def _log_dot_exp(a: Any, b: Any) -> Any:
-    rows, columns = finite_peak(a, 1), finite_peak(b, 0)
+    rows, columns = finite_peak(a, (1,)), finite_peak(b, (0,))
     product = make(MATMUL, (e.exp(a - rows), e.exp(b - columns)))
     return _unless(product, e.log(product) + rows + columns, log_dot_exp_written_out, (a, b))
 
 
 def _softmax_dot(inputs: tuple[Any, ...], of: str) -> Any:
     a, b, g = inputs
-    left, right = e.exp(a - finite_peak(a, 1)), e.exp(b - finite_peak(b, 0))
+    left, right = e.exp(a - finite_peak(a, (1,))), e.exp(b - finite_peak(b, (0,)))
     product = make(MATMUL, (left, right))
     ratio = g / product
     if of == "a":

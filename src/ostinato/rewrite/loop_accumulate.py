@@ -21,32 +21,30 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
-from ostinato.graph import Graph, Node, dependents, make, redirect, topological
+from ostinato.graph import Graph, Node, dependents, make, redirect
 from ostinato.lower.arrays import TINY
 from ostinato.ops.contraction import ACCUMULATE, MATMUL
 from ostinato.ops.indexing import is_reversal
-from ostinato.ops.leaf import constant, constant_value, new_input, static_int
+from ostinato.ops.leaf import constant, constant_value, new_input
 from ostinato.ops.loop import ITEM, LOOP, LoopSpec, body_of, results_of, sizes_outside, split
 from ostinato.ops.movement import reshape, swapaxes
-from ostinato.ops.sizes import BROADCAST, as_size_nodes, broadcast_to, same_size, sizes
+from ostinato.ops.sizes import BROADCAST, as_size_nodes, broadcast_to, known_size, same_size, sizes
 from ostinato.ops.sizes import product as product_of_sizes
-from ostinato.rewrite.engine import rewrite_pass
+from ostinato.rewrite.engine import keeps_types, replace_loops, rewrite_pass
 from ostinato.rewrite.notes import called, tell
 
 
 @rewrite_pass
 def loop_accumulate(graph: Graph) -> Graph:
     """Take sums out of the loops of a graph."""
-    alias: dict[Node, Any] = {}
-    for node in topological(graph.results):
-        if node.op is LOOP and not node.params[0].has_until and not node.params[0].is_thinned:
-            alias.update(_taken_out(node))
-    return Graph(graph.params, tuple(redirect(graph.results, alias))) if alias else graph
+    return replace_loops(graph, _taken_out)
 
 
 def _taken_out(node: Node) -> dict[Node, Any]:
     """For each result of a loop that carries sums, what takes its place."""
     spec: LoopSpec = node.params[0]
+    if not spec.is_counted:
+        return {}
     change = _Change(spec, node)
     for i in range(spec.n_carries):
         term = added_to(spec, i)
@@ -104,11 +102,6 @@ def _is_small(node: Node) -> bool:
             return False
         n *= size
     return n <= TINY
-
-
-def _plain(size: Any) -> Any:
-    known = static_int(size)
-    return size if known is None else known
 
 
 def plus(first: Any, total: Any) -> Any:
@@ -210,7 +203,7 @@ class _Change:
         kind, k = place
         rows = outputs[k] if kind == "output" else self.given.sequences[k]
         steps = self.given.trip_count
-        whole = kind == "output" or same_size(sizes(rows)[0], _plain(steps))
+        whole = kind == "output" or same_size(sizes(rows)[0], known_size(steps))
         if turned:
             rows = rows[::-1] if kind == "output" else rows.inputs[0]
             rows = rows if whole else rows[sizes(rows)[0] - steps :]
@@ -252,7 +245,7 @@ class _Change:
         alias = {old.finals[i]: f for i, f in zip(kept, new.finals, strict=False)}
         alias |= {old.finals[i]: make(new.finals[len(kept) :], new.outputs) for i, make in self.removed.items()}
         alias |= dict(zip(old.outputs, new.outputs, strict=False))
-        if any(before.type != after.type for before, after in alias.items()):
+        if not keeps_types(alias):
             return {}
         self._tell()
         return {**alias, old.trips_done: new.trips_done}

@@ -21,13 +21,12 @@ from itertools import islice
 from math import prod
 from typing import Any
 
-from ostinato.graph import Graph, Node, dependents, redirect, substitute, topological
+from ostinato.graph import Graph, Node, dependents, substitute, topological
 from ostinato.ops.creation import arange
 from ostinato.ops.elementwise import maximum
 from ostinato.ops.leaf import constant, new_input
 from ostinato.ops.loop import (
     COUNT,
-    LOOP,
     Body,
     LoopInputs,
     LoopResults,
@@ -40,7 +39,7 @@ from ostinato.ops.movement import concatenate, dimshuffle, reshape
 from ostinato.ops.sizes import sizes
 from ostinato.rewrite.associative import Group, Maps, Obstacle, composable, groups_of, seen_from_outside
 from ostinato.rewrite.batching import batched, can_batch
-from ostinato.rewrite.engine import rewrite_pass
+from ostinato.rewrite.engine import keeps_types, replace_loops, rewrite_pass
 from ostinato.rewrite.notes import called, tell
 
 # The steps of a chunk; how many elements the chunks of a block have together, where that is known; the fewest chunks.
@@ -54,16 +53,12 @@ _MOST_STATES, _MOST_OPERATIONS = 32, 100
 @rewrite_pass
 def loop_affine(graph: Graph) -> Graph:
     """Run the loops of a graph that may be in chunks side by side, where their steps can be composed."""
-    alias: dict[Node, Any] = {}
-    for node in graph.nodes():
-        if node.op is LOOP and node.params[0].parallel:
-            alias.update(_in_chunks(node))
-    return Graph(graph.params, tuple(redirect(graph.results, alias))) if alias else graph
+    return replace_loops(graph, _in_chunks)
 
 
 def _in_chunks(node: Node) -> dict[Node, Any]:
     spec: LoopSpec = node.params[0]
-    if spec.has_until or not spec.n_carries:
+    if not spec.parallel or spec.has_until or not spec.n_carries:
         return {}
     if spec.parallel == "auto" and spec.n_carries > _MOST_STATES:
         tell(
@@ -87,7 +82,7 @@ def _in_chunks(node: Node) -> dict[Node, Any]:
         return {}
     cut = _Cut(node, chosen)
     alias = cut.alias()
-    if any(before.type != after.type for before, after in alias.items()):
+    if not keeps_types(alias):
         return {}
     part = "" if len(chosen) == len(groups) else " in some of its states"
     tell(f"loop_affine: {called(spec)} is {what}{part}: runs as {cut.chunks} chunks of {_STEPS} steps side by side.")

@@ -14,7 +14,7 @@ from typing import Any
 from ostinato.graph import Graph, Node, make, rewrite_nodes, substitute
 from ostinato.ops.leaf import new_input
 from ostinato.ops.loop import LOOP, LoopSpec, body_of, captured, split
-from ostinato.printing import VIEWS, standalone
+from ostinato.printing import behind_views, enumerated, standalone
 from ostinato.rewrite.engine import rewrite_pass
 from ostinato.rewrite.notes import called, tell
 
@@ -43,14 +43,7 @@ def _without_invariants(node: Node) -> Node | None:
 
 def _tell(found: list[Node], spec: LoopSpec) -> None:
     """Name arrays that are more than another view of a variable, a few of them."""
-    names: dict[str, None] = {}
-    for node in found:
-        source = node
-        while source.op.name in VIEWS:
-            source = source.inputs[0]
-        if source.inputs and node.type.ndim:
-            names[standalone(node)] = None
-    some = list(names)[:3] + ([f"{len(names) - 3} more"] if len(names) > 3 else [])
-    if some:
-        listed = " and ".join([", ".join(some[:-1]), some[-1]] if len(some) > 1 else some)
-        tell(f"loop_invariant: {listed} {'is' if len(names) == 1 else 'are'} computed once, before {called(spec)}.")
+    names = list(dict.fromkeys(standalone(n) for n in found if behind_views(n).inputs and n.type.ndim))
+    if names:
+        verb = "is" if len(names) == 1 else "are"
+        tell(f"loop_invariant: {enumerated(names, 3)} {verb} computed once, before {called(spec)}.")

@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from typing import Any
 
-from ostinato.graph import Graph, Node, dependents, make, redirect, substitute, topological
+from ostinato.graph import Graph, Node, dependents, make, substitute, topological
 from ostinato.lower.arrays import TINY
 from ostinato.lower.lanes import grid_of, lanes_of
 from ostinato.lower.rules import COSTS
@@ -31,7 +31,6 @@ from ostinato.ops.indexing import set_subtensor
 from ostinato.ops.leaf import new_input, static_int
 from ostinato.ops.loop import (
     COUNT,
-    LOOP,
     Body,
     LoopInputs,
     LoopSpec,
@@ -44,8 +43,9 @@ from ostinato.ops.loop import (
 from ostinato.ops.movement import specify_shape
 from ostinato.ops.reduce import sum as sum_
 from ostinato.ops.sizes import as_size_nodes, sizes
+from ostinato.printing import enumerated
 from ostinato.rewrite.batching import batched, can_batch
-from ostinato.rewrite.engine import outermost_pass
+from ostinato.rewrite.engine import keeps_types, outermost_pass, replace_loops
 from ostinato.rewrite.loop_accumulate import added_to
 from ostinato.rewrite.notes import called, tell
 
@@ -62,20 +62,13 @@ _LEAST, _HANDED = 16, 2
 @outermost_pass
 def loop_split(graph: Graph) -> Graph:
     """Split the loops of a graph where that pays."""
-    alias: dict[Node, Any] = {}
-    for node in topological(graph.results):
-        if node.op is LOOP and _may_split(node.params[0]):
-            alias.update(_split(node))
-    return Graph(graph.params, tuple(redirect(graph.results, alias))) if alias else graph
-
-
-def _may_split(spec: LoopSpec) -> bool:
-    """What runs in chunks side by side, where it may, is left to that."""
-    return not (spec.has_until or spec.is_thinned or spec.parallel is True)
+    return replace_loops(graph, _split)
 
 
 def _split(node: Node) -> dict[Node, Any]:
     spec: LoopSpec = node.params[0]
+    if not spec.is_counted or spec.parallel is True:  # what may run in chunks side by side is left to that
+        return {}
     plan = _Plan(spec)
     count = node.inputs[0]
     steps = static_int(count.inputs[0] if count.op is TRIP_COUNT else count)
@@ -85,7 +78,7 @@ def _split(node: Node) -> dict[Node, Any]:
         alias = _Blocks(node, plan).results()
     except NoBatchError:
         return {}
-    if any(before.type != after.type for before, after in alias.items()):
+    if not keeps_types(alias):
         return {}
     if alias:
         tell(f"loop_split: of {called(spec)}, {plan.told()}.")
@@ -212,8 +205,7 @@ _WORDS = {"matmul": "products with matrices", "true_div": "division", "tanh": "t
 
 
 def _listed(names: list[str]) -> str:
-    text = names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
-    return f"{text} {'is' if len(names) == 1 and not names[0].endswith('s') else 'are'}"
+    return f"{enumerated(names)} {'is' if len(names) == 1 and not names[0].endswith('s') else 'are'}"
 
 
 class _Blocks:

@@ -18,15 +18,14 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
-from ostinato.graph import Graph, Node, dependents, make, redirect, rewrite_nodes, topological
+from ostinato.graph import Graph, Node, dependents, make, rewrite_nodes, topological
 from ostinato.ops.batch import NoBatchError, aligned
 from ostinato.ops.contraction import MATMUL
 from ostinato.ops.control import TRIP_COUNT
 from ostinato.ops.creation import arange
 from ostinato.ops.elementwise import minimum
 from ostinato.ops.indexing import is_reversal
-from ostinato.ops.leaf import static_int
-from ostinato.ops.loop import LOOP, LoopSpec, body_of, results_of, sizes_outside, split
+from ostinato.ops.loop import LoopSpec, body_of, results_of, sizes_outside, split
 from ostinato.ops.movement import (
     DIMSHUFFLE,
     RESHAPE,
@@ -38,9 +37,9 @@ from ostinato.ops.movement import (
     swapaxes,
 )
 from ostinato.ops.reduce import sum as sum_
-from ostinato.ops.sizes import is_met, same_size, sizes
+from ostinato.ops.sizes import is_met, known_size, same_size, sizes
 from ostinato.rewrite.batching import batched
-from ostinato.rewrite.engine import rewrite_pass
+from ostinato.rewrite.engine import keeps_types, replace_loops, rewrite_pass
 from ostinato.rewrite.loop_accumulate import added_to, plus
 from ostinato.rewrite.notes import called, tell
 from ostinato.types import TupleType
@@ -53,13 +52,8 @@ _REDUCTIONS = {"sum", "sum_to", "max", "min", "prod", "any", "all"}
 @rewrite_pass
 def loop_to_map(graph: Graph) -> Graph:
     """Take apart the loops of a graph that have nothing to wait for."""
-    alias: dict[Node, Any] = {}
-    for node in topological(graph.results):
-        if node.op is LOOP and not node.params[0].has_until and not node.params[0].is_thinned:
-            alias.update(_mapped(node))
-    if not alias:
-        return graph
-    return Graph(graph.params, tuple(rewrite_nodes(redirect(graph.results, alias), _product_in_order)))
+    mapped = replace_loops(graph, _mapped)
+    return graph if mapped is graph else Graph(graph.params, tuple(rewrite_nodes(mapped.results, _product_in_order)))
 
 
 def _product_in_order(node: Node) -> Node | None:
@@ -79,12 +73,13 @@ def _in_order(node: Node) -> Any:
 
 def _mapped(node: Node) -> dict[Node, Any]:
     """For each result of a loop that is none, what takes its place."""
-    change = _Map(node)
+    if not node.params[0].is_counted:
+        return {}
     try:
-        alias = change.results()
+        alias = _Map(node).results()
     except NoBatchError:
         return {}
-    if any(before.type != after.type for before, after in alias.items()):
+    if not keeps_types(alias):
         return {}
     if alias:
         tell(f"loop_to_map: the steps of {called(node.params[0])} do not wait for each other: all are made at once.")
@@ -136,8 +131,7 @@ class _Map:
 
     def _is_turned(self) -> bool:
         """Whether all is read from the last step to the first, as gradients do: the order may as well be kept."""
-        known = static_int(self.steps)
-        steps = self.steps if known is None else known
+        steps = known_size(self.steps)
         read = self.given.sequences
         plain = not self.late and self.body.t not in set(topological(self.spec.body.results))
         return plain and bool(read) and all(is_reversal(x) and same_size(sizes(x)[0], steps) for x in read)
@@ -253,8 +247,7 @@ def _atoms_of(size: Any) -> frozenset[Any]:
 def first_rows(x: Any, steps: Any) -> Any:
     """As many rows of a sequence as there are steps; checked, unless they are known to be there."""
     own = sizes(x)[0]
-    known = static_int(steps)
-    if same_size(own, steps if known is None else known):
+    if same_size(own, known_size(steps)):
         return x
     part = x[:steps]
     if _is_at_most(steps, own):

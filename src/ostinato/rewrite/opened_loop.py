@@ -15,7 +15,7 @@ from ostinato.ops.indexing import is_reversal, is_start
 from ostinato.ops.leaf import CONSTANT, new_input
 from ostinato.ops.loop import ITEM, LOOP, LoopSpec, body_of, results_of, split, steps_made
 from ostinato.ops.movement import dimshuffle
-from ostinato.ops.sizes import BROADCAST, SUM_TO, same_size, sizes
+from ostinato.ops.sizes import BROADCAST, SUM_TO, known_size, same_size, sizes
 from ostinato.types import TensorType
 
 
@@ -32,7 +32,7 @@ class Opened:
         self.node = node
         self.spec: LoopSpec = node.params[0]
         self.body, self.given = body_of(self.spec), split(self.spec, node.inputs)
-        self.steps = _plain(steps_made(node))
+        self.steps = known_size(steps_made(node))
         self.replaced: dict[Node, Any] = {}  # params of sequences, by what is read in their place
         self._sequences = dict(zip(self.given.sequences, self.body.sequences, strict=False))
         self._new_sequences: list[tuple[Node, Node]] = []  # param and what it is given
@@ -74,7 +74,7 @@ class Opened:
 
     def has_rows(self, x: Node) -> bool:
         """Whether an array is known to have one row per step."""
-        return x.type.ndim > 0 and same_size(_plain(sizes(x)[0]), self.steps)
+        return x.type.ndim > 0 and same_size(known_size(sizes(x)[0]), self.steps)
 
     def row(self, x: Any, stop: Any, turned: bool = False) -> Any:
         """The row of an array at a step, or at the same one from the end; None if it cannot be made in the body.
@@ -156,7 +156,3 @@ class Opened:
         new, old = results_of(make(LOOP, inputs, (wider,))), results_of(self.node)
         alias = dict(zip([*old.finals, *old.outputs], [*new.finals[:c], *new.outputs], strict=True))
         return {**alias, old.trips_done: new.trips_done}, new.finals[c:]
-
-
-def _plain(size: Any) -> Any:
-    return size.params[0].array.item() if isinstance(size, Node) and size.op is CONSTANT else size

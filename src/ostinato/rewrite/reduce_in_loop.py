@@ -27,7 +27,7 @@ from ostinato.ops.leaf import constant
 from ostinato.ops.loop import ITEM, LOOP, LoopSpec
 from ostinato.ops.movement import expand_dims
 from ostinato.ops.sizes import broadcast_to, sizes
-from ostinato.rewrite.engine import rewrite_pass
+from ostinato.rewrite.engine import keeps_types, rewrite_pass
 from ostinato.rewrite.loop_accumulate import added_to
 from ostinato.rewrite.notes import called, tell
 from ostinato.rewrite.opened_loop import Opened
@@ -97,7 +97,7 @@ def _carried(graph: Graph, node: Node, group: Sequence[Node]) -> dict[Node, Any]
         return {}
     alias, finals = loop.closed()
     alias |= {r: _reduced(r, f, loop.steps) for r, f in zip(begun, finals, strict=True)}
-    if any(old.type != new.type for old, new in alias.items()):
+    if not keeps_types(alias):
         return {}
     what = "a reduction" if len(begun) == 1 else f"{len(begun)} reductions"
     tell(

@@ -15,13 +15,12 @@ from collections import Counter
 from math import prod
 from typing import Any
 
-from ostinato.graph import Graph, Node, redirect, topological
+from ostinato.graph import Graph, Node
 from ostinato.lower.arrays import TINY
 from ostinato.lower.rules import ELEMENTWISE
 from ostinato.ops.indexing import is_reversal
-from ostinato.ops.loop import LOOP
 from ostinato.ops.sizes import BROADCAST, SUM_TO
-from ostinato.rewrite.engine import rewrite_pass
+from ostinato.rewrite.engine import keeps_types, replace_loops, rewrite_pass
 from ostinato.rewrite.notes import called, tell
 from ostinato.rewrite.opened_loop import Opened
 
@@ -32,11 +31,7 @@ def rows_in_loop(graph: Graph) -> Graph:
     uses = Counter(graph.results)
     for node in graph.nodes():
         uses.update(node.inputs)
-    alias: dict[Node, Any] = {}
-    for node in topological(graph.results):
-        if node.op is LOOP:
-            alias.update(_moved(node, uses))
-    return Graph(graph.params, tuple(redirect(graph.results, alias))) if alias else graph
+    return replace_loops(graph, lambda loop: _moved(loop, uses))
 
 
 def _moved(node: Node, uses: Counter[Node]) -> dict[Node, Any]:
@@ -54,7 +49,7 @@ def _moved(node: Node, uses: Counter[Node]) -> dict[Node, Any]:
     if not n:
         return {}
     alias, _ = loop.closed()
-    if any(old.type != new.type for old, new in alias.items()):
+    if not keeps_types(alias):
         return {}
     arrays = "an array" if n == 1 else f"{n} arrays"
     tell(f"rows_in_loop: {arrays} that {called(loop.spec)} reads row by row made in the loop, not stored.")

@@ -19,10 +19,11 @@ from typing import Any
 from ostinato.errors import at, caller
 from ostinato.graph import Graph, Node, make, rebuild, topological
 from ostinato.ops import elementwise as e
-from ostinato.ops.composite import finite_peak, logsumexp, softplus
+from ostinato.ops.composite import logsumexp, softplus
 from ostinato.ops.contraction import MATMUL
 from ostinato.ops.control import IDENTITIES
 from ostinato.ops.linalg import DET, MATRIX_INVERSE, slogdet, solve
+from ostinato.ops.logspace import finite_peak
 from ostinato.ops.loop import LOOP, LoopSpec
 from ostinato.ops.movement import dimshuffle
 from ostinato.ops.reduce import sum as sum_

@@ -16,7 +16,7 @@ from functools import reduce
 
 from ostinato.graph import Graph, Node, make, rewrite_nodes, substitute
 from ostinato.lower.arrays import TINY
-from ostinato.ops.elementwise import add
+from ostinato.ops.elementwise import add, summands
 from ostinato.ops.loop import LOOP, LoopSpec, body_of
 from ostinato.rewrite.engine import rewrite_pass
 from ostinato.rewrite.loop_accumulate import added_to
@@ -37,7 +37,7 @@ def _joined(node: Node) -> Node | None:
     before = after = 0
     for i in range(spec.n_carries):
         term = added_to(spec, i)
-        terms = _terms(term, uses) if term is not None and term.op.name == "add" else []
+        terms = summands(term, lambda n: uses[n] <= 1) if term is not None and term.op.name == "add" else []
         groups = _groups(terms)
         if len(groups) == len(terms):
             continue
@@ -51,19 +51,6 @@ def _joined(node: Node) -> Node | None:
     tell(f"sums_together: {before} sums in each step of {called(spec)} are {after}.")
     body = Graph(spec.body.params, tuple(substitute(spec.body.results, mapping)))
     return make(LOOP, node.inputs, (replace(spec, body=body),))
-
-
-def _terms(term: Node, uses: Counter[Node]) -> list[Node]:
-    """What is added up, from left to right."""
-    found: list[Node] = []
-    waiting = [term]
-    while waiting:
-        node = waiting.pop()
-        if node.op.name == "add" and uses[node] <= 1:
-            waiting += node.inputs[::-1]
-        else:
-            found.append(node)
-    return found
 
 
 def _groups(terms: list[Node]) -> list[list[Node]]:

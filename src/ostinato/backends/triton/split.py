@@ -22,6 +22,7 @@ from ostinato.backends.triton.specialise import moved, with_constants, with_slic
 from ostinato.graph import Graph, Node, dependents, make, rebuild, substitute, topological
 from ostinato.ops.contraction import MATMUL
 from ostinato.ops.creation import arange
+from ostinato.ops.elementwise import summands
 from ostinato.ops.indexing import INC_SUBTENSOR, SET_SUBTENSOR, SUBTENSOR
 from ostinato.ops.leaf import constant, new_input
 from ostinato.ops.loop import LOOP, Body, LoopInputs, LoopSpec, body_of, build_loop, item
@@ -223,7 +224,7 @@ def _in_parts(term: Node, cuts: Cuts) -> Any:
 
 def added(carry: Node, value: Node) -> Node | None:
     """What a step adds to a carry; None if it does something else."""
-    terms = _terms(value)
+    terms = summands(value, lambda n: all(i.type == n.type for i in n.inputs))
     if terms.count(carry) != 1 or value is carry:
         return None
     rest = [t for t in terms if t is not carry]
@@ -233,12 +234,6 @@ def added(carry: Node, value: Node) -> Node | None:
     for t in rest[1:]:
         result = make(OPS["add"], (result, t))
     return result
-
-
-def _terms(node: Node) -> list[Node]:
-    if node.op is OPS["add"] and all(i.type == node.type for i in node.inputs):
-        return [t for i in node.inputs for t in _terms(i)]
-    return [node]
 
 
 def _is_wide_arrangement(node: Node) -> bool:
