@@ -132,6 +132,17 @@ def test_network(rows: int) -> None:
     check(NETWORK, [hs, *GRADIENT], tuple(RNG.normal(size=s) / 4 for s in sizes))
 
 
+@pytest.mark.parametrize("columns", [1, 5, 33])
+def test_columns_that_are_recorded(columns: int) -> None:
+    """A part of the columns of a matrix has no rows in C order, so no carry can live in them."""
+    X, A, H = T.dtensor3("X"), T.dmatrix("A"), T.dmatrix("H")
+    states, _ = ostinato.scan(lambda x, H, A: T.tanh(T.dot(A, H) + x), sequences=X, outputs_info=H, non_sequences=A)
+    arrays = RNG.normal(size=(7, 4, columns)), RNG.normal(size=(4, 4)), RNG.normal(size=(4, columns))
+    check([X, A, H], [states], arrays)
+    check([X, A, H], [states, T.exp(states)], arrays)
+    check([X, A, H], T.grad(T.sum(states**2), [X, A, H]), arrays)
+
+
 def test_more_workspace_than_there_is() -> None:
     sizes = ((2, 40, 700), (40, 700), (700, 700), (700,))
     check(NETWORK, GRADIENT, tuple(RNG.normal(size=s) / 40 for s in sizes), rtol=1e-9)

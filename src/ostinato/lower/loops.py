@@ -25,6 +25,7 @@ from ostinato.lower.arrays import (
     count,
     in_memory,
     in_registers,
+    is_contiguous,
     is_tiny,
     new_array,
     of_elements,
@@ -295,7 +296,7 @@ class _Lowering:
             loop.trips = self.nest.var("trips", "int64")
         rows: dict[Node, Array] = {}
         outputs: list[Array] = []
-        recorded: dict[int, tuple[Array, Array]] = {}
+        recorded: dict[int, tuple[Array, Array | None]] = {}
         copies: list[tuple[Array, Array]] = []
         for j, (value, node) in enumerate(zip(results[c : c + self.spec.n_outputs], nodes[c:], strict=False)):
             with self.nest.memory_for(f"{self._name} records {node.name or node.op.name}{at(node.source)}"):
@@ -305,8 +306,10 @@ class _Lowering:
                 if not (value.sizes and id(value) in recorded):
                     column, after = self._output(loop, j, value)
                     recorded[id(value)] = after, self._record(loop, column, value, copies)
-            after, rows[node] = recorded[id(value)]
+            after, row = recorded[id(value)]
             outputs.append(after)
+            if row is not None:
+                rows[node] = row
         for carry, value, node in zip(carries, results[:c], nodes[:c], strict=True):
             if isinstance(carry, Carried):
                 carry.next = value.at([])
@@ -318,8 +321,11 @@ class _Lowering:
         lowered.finish()
         return outputs
 
-    def _record(self, loop: For, column: Array, value: Array, copies: list[tuple[Array, Array]]) -> Array:
-        """Write a row of an output, arrays among the copies to be made; the row itself."""
+    def _record(self, loop: For, column: Array, value: Array, copies: list[tuple[Array, Array]]) -> Array | None:
+        """Write a row of an output, arrays among the copies to be made; the row itself, if it lies in C order.
+
+        In a part of the lanes it may not: where these are the columns of a matrix.
+        """
         t = loop.var
         for own, wanted in zip(value.sizes, column.sizes[1:], strict=True):
             self.block.require_equal(own, wanted)
@@ -328,11 +334,19 @@ class _Lowering:
             return value
         assert column.memory is not None
         offset = self.nest.add(column.memory.offset, self.nest.mul(t, column.memory.strides[0]))
-        if self._made_there(loop, value, self._beyond(column.memory.pointer, offset, value.dtype), column.sizes[1:]):
+        in_order = self._has_rows_in_order(column)
+        place = self._beyond(column.memory.pointer, offset, value.dtype)
+        if in_order and self._made_there(loop, value, place, column.sizes[1:]):
             return value
         row = self._row(column, t)
         copies.append((row, value))
-        return row
+        return row if in_order else None
+
+    def _has_rows_in_order(self, x: Array) -> bool:
+        """Whether the rows of an array in memory lie in C order, without gaps."""
+        assert x.memory is not None
+        region = replace(x.memory, strides=x.memory.strides[1:])
+        return is_contiguous(self.nest, in_memory(self.nest, x.dtype, x.sizes[1:], region))
 
     def _made_there(self, loop: For, value: Array, place: Expr, sizes: Sequence[Expr]) -> bool:
         """Have a value that a step puts into memory of its own put to a place instead; whether that can be."""
