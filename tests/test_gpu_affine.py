@@ -11,19 +11,19 @@ import ostinato
 import ostinato.tensor as T
 from on_gpu import compare, normal, torch  # noqa: F401 - skips where the extra is not installed
 
-loops = pytest.importorskip("ostinato.backends.triton.loops")
+chunks = pytest.importorskip("ostinato.backends.triton.chunks")
 affine = pytest.importorskip("ostinato.backends.triton.affine")
 
 
 @pytest.fixture(autouse=True)
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """Loops of 8 steps are long enough to be cut."""
-    monkeypatch.setattr(loops, "LEAST_STEPS", 8)
-    monkeypatch.setattr(loops, "division", lambda steps, lanes: (4, steps // 4) if steps < 40 else (10, steps // 10))
+    monkeypatch.setattr(chunks, "LEAST_STEPS", 8)
+    monkeypatch.setattr(chunks, "division", lambda steps, lanes: (4, steps // 4) if steps < 40 else (10, steps // 10))
 
 
 def was_cut(f: Any) -> bool:
-    return any(isinstance(r, loops._CutRunner) and r.programs for r in runners(f))
+    return any(isinstance(r, chunks.CutRunner) and r.programs for r in runners(f))
 
 
 def runners(f: Any) -> list[Any]:

@@ -260,7 +260,7 @@ def test_until() -> None:
 
 
 def test_until_in_several_blocks_of_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ostinato.backends.triton.loops._FIRST_STEPS", 2)
+    monkeypatch.setattr("ostinato.backends.triton.runners._FIRST_STEPS", 2)
     x = T.fvector("x")
     (k, y), _ = scan(lambda k, y: ((k + 1, y * 0.5 + k), until(k >= 12)), None, [T.constant(0), x], n_steps=10**6)
     f = compare([x], [k[-1], y, y.shape[0]], [normal(5)], became="")

@@ -50,7 +50,7 @@ class Phases(NamedTuple):
 def phases(spec: LoopSpec) -> Phases | None:
     """The Graphs of a Loop with static types that is to be cut; None if its state does not enter affinely."""
     body = body_of(spec)
-    if spec.has_until or not body.carries or any(c.type.dtype not in ("float32", "float64") for c in body.carries):
+    if not spec.is_counted or not body.carries or any(c.type.dtype not in ("float32", "float64") for c in body.carries):
         return None
     forms = {k: _form(body, k) for k in range(len(body.carries))}
     affine = [k for k, f in forms.items() if f is not None]

@@ -133,6 +133,7 @@ class Emitter(Exchange):
             stages=1 if self.uses_dot else 3,
             has_until=self.spec.has_until,
             strided=self.strided,
+            thinned=self.thinned,
             exchanges=self.exchanges(),
             constants=self.constants,
             description=self._description(sizes),
@@ -148,11 +149,12 @@ class Emitter(Exchange):
         return f"one {kind} kernel for all steps ({shared}{held})"
 
     def _module(self, sizes: Sequence[tuple[Axis, int]]) -> str:
+        plain = [*[f"every{j}" for j in self.thinned], "T", "FIRST"]  # compiled once for all values
         params = [a.name for a in self.accesses]
-        params += [f"{a.name}_{s}" for a in self.accesses for s in a.strides(self.strided)]
-        params += [f"n{a.number}" for a, _ in sizes]
         params += ["arrivals"] if self.spread else []
-        params += ["status", "T", "FIRST", "ZERO"] if self.spec.has_until else ["T", "FIRST", "ZERO"]
+        params += ["status"] if self.spec.has_until else []
+        params += [f"{a.name}_{s}" for a in self.accesses for s in a.strides(self.strided)]
+        params += [*[f"n{a.number}" for a, _ in sizes], *plain, "ZERO"]
         head = ["import triton", "import triton.language as tl"]
         head += [scalars.INTERPRETED] if self.interpreted else ["from triton.language.extra import libdevice"]
         if any(n.op is OPS["tanh"] for n in self.spec.body.nodes()):
@@ -161,7 +163,7 @@ class Emitter(Exchange):
             head.append(PRODUCT_OF)
         if any(n.op.name in RANDOM for n in self.spec.body.nodes()):
             head.append(philox.TEXT)
-        lines = [*head, "", "", '@triton.jit(do_not_specialize=["T", "FIRST"])', f"def loop({', '.join(params)}):"]
+        lines = [*head, "", "", f"@triton.jit(do_not_specialize={plain})", f"def loop({', '.join(params)}):"]
         body = [*self._places(sizes), *self.before]
         if self.spread:
             body.insert(0, f"WAITS = {self.waits}")
@@ -204,8 +206,11 @@ class Emitter(Exchange):
 
     def _inputs(self) -> None:
         body = self.body
+        read = {i for n in self.spec.body.nodes() for i in n.inputs} | {*self.spec.body.results, *body.carries}
         for kind, nodes in (("invariant", body.invariants), ("carry", body.carries)):
             for number, node in enumerate(nodes):
+                if node not in read:
+                    continue
                 access = self.access(kind, number, node, False)
                 if kind == "invariant" and self.is_weight(node) and not self.is_resident():
                     self.values[node] = Value(self.axes.of(node), access)
@@ -305,7 +310,24 @@ class Emitter(Exchange):
     def _record(self) -> None:
         for j, y in enumerate(self.body.outputs):
             access = self.access("output", j, y, True)
-            self._stored(access, self.values[y], y.type.dtype, f" + at * {access.name}_t")
+            if j not in self.thinned:
+                self._stored(access, self.values[y], y.type.dtype, f" + at * {access.name}_t")
+                continue
+            self._record_some(j, access)
+
+    def _record_some(self, j: int, access: Access) -> None:
+        """Each so many-th step; those until the next one are counted, since dividing takes long."""
+        y = self.body.outputs[j]
+        self.before += [
+            f"every{j}_ = tl.cast(every{j}, tl.int64)",
+            f"left{j} = every{j}_ - 1 - (tl.cast(FIRST, tl.int64) + every{j}_ - 1) % every{j}_",
+            f"row{j} = tl.full((), 0, tl.int64)",
+        ]
+        self.lines.append(f"if left{j} == 0:")
+        outer, self.lines = self.lines, []
+        self._stored(access, self.values[y], y.type.dtype, f" + row{j} * {access.name}_t")
+        self.lines += [f"row{j} = row{j} + 1", f"left{j} = every{j}_"]
+        self.lines = [*outer, *["    " + line for line in self.lines], f"left{j} = left{j} - 1"]
 
     def _stored(self, access: Access, value: Value, dtype: str, at: str = "") -> None:
         for index in np.ndindex(value.tiles.shape):

@@ -48,9 +48,15 @@ def is_rehearsal() -> bool:
     return _REHEARSAL.get() is not None
 
 
+@lru_cache(maxsize=1)
+def _interprets() -> bool:
+    """What Triton is told by the environment when it is imported."""
+    return os.environ.get("TRITON_INTERPRET", "0") in ("1", "true", "yes", "on")
+
+
 def is_interpreted() -> bool:
     """Whether Triton's interpreter runs kernels, on the CPU, step by step; for tests without a GPU."""
-    return not is_rehearsal() and os.environ.get("TRITON_INTERPRET", "0") in ("1", "true", "yes", "on")
+    return _interprets() and not is_rehearsal()
 
 
 @lru_cache(maxsize=1)
@@ -87,15 +93,12 @@ def _module(text: str) -> ModuleType:
     return module
 
 
-def launch(
-    kernel: Kernel, arrays: Sequence[tuple[Any, int]], status: Any, steps: int, first: int = 0, arrivals: Any = None
-) -> Any:
+def launch(kernel: Kernel, tensors: Sequence[Any], numbers: Sequence[int]) -> Any:
     """Run a kernel.
 
     Parameters
     ----------
-    arrays : per access a tensor and the stride of its steps; other strides are the tensor's own.
-    status : int64 tensor of two elements for loops that stop by a condition: steps made, and whether to go on.
+    tensors, numbers : what its params stand for, in their order; see `Kernel.numbers`.
 
     Returns
     -------
@@ -107,34 +110,25 @@ def launch(
     UnsplitError
         If Triton cannot compile the kernel, or the GPU has too little for it.
     """
-    strides: list[int] = []
-    for access, (tensor, stride) in zip(kernel.accesses, arrays, strict=True):
-        if access.stepped:
-            strides.append(stride)
-        if access.name in kernel.strided:
-            strides += tensor.stride()[access.stepped :]
-    sizes = [axis.size for axis, _ in kernel.sizes]
-    extra = [arrivals] if kernel.exchanges else []
-    extra += [status] if kernel.has_until else []
-    arguments = [*[t for t, _ in arrays], *strides, *sizes, *extra, steps, first, 0]
+    arguments = [*tensors, *numbers]
     if (listed := _REHEARSAL.get()) is not None:
         listed.append((kernel, arguments))
         return None
-    options: dict[str, Any] = {"num_warps": kernel.warps, "num_stages": kernel.stages, "enable_fp_fusion": True}
-    if kernel.exchanges:  # programs wait for each other: all of them must run at the same time
-        if is_interpreted():
-            from ostinato.backends.triton.interpreter import run_concurrently
+    if kernel.exchanges and is_interpreted():
+        from ostinato.backends.triton.interpreter import run_concurrently
 
-            run_concurrently(made(kernel.text), kernel.programs, arguments)
-            return None
-        options["launch_cooperative_grid"] = True
-    return _compiled_and_run(kernel, arguments, options)
+        run_concurrently(made(kernel.text), kernel.programs, arguments)
+        return None
+    return _compiled_and_run(kernel, arguments)
 
 
-def _compiled_and_run(kernel: Kernel, arguments: Sequence[Any], options: dict[str, Any]) -> Any:
+def _compiled_and_run(kernel: Kernel, arguments: Sequence[Any]) -> Any:
     from triton.compiler import CompilationError
     from triton.runtime import OutOfResources
 
+    options: dict[str, Any] = {"num_warps": kernel.warps, "num_stages": kernel.stages, "enable_fp_fusion": True}
+    if kernel.exchanges:  # programs wait for each other: all of them must run at the same time
+        options["launch_cooperative_grid"] = True
     try:
         with _INTERPRETER if is_interpreted() else nullcontext():
             found = made(kernel.text)[(kernel.programs,)](*arguments, **options)
@@ -142,6 +136,36 @@ def _compiled_and_run(kernel: Kernel, arguments: Sequence[Any], options: dict[st
         lines = [line for line in str(error).splitlines() if line.strip()]
         raise UnsplitError(f"Triton refused its kernel: {lines[-1] if lines else type(error).__name__}") from error
     return None if is_interpreted() else found
+
+
+class Launcher:
+    """Launches of one kernel with the same numbers.
+
+    To find what it has compiled for a launch, Triton looks at every argument: at dtypes and places of tensors, at
+    values of numbers. If nothing but the places differs, and 16 divides all of them, that is what it was before, and
+    is launched without being looked for.
+    """
+
+    def __init__(self, kernel: Kernel, numbers: Sequence[int]) -> None:
+        self.kernel, self._numbers = kernel, tuple(numbers)
+        self._ready: dict[int, Any] = {}  # by device
+
+    def __call__(self, tensors: Sequence[Any]) -> Any:
+        """Run the kernel; what was compiled, or None if it was launched before; see `launch`."""
+        places = 0
+        for tensor in tensors:
+            places |= tensor.data_ptr()
+        if places % 16:
+            return launch(self.kernel, tensors, self._numbers)
+        device = tensors[0].get_device()
+        ready = self._ready.get(device)
+        if ready is not None and not is_rehearsal():
+            ready(*tensors, *self._numbers)
+            return None
+        compiled = launch(self.kernel, tensors, self._numbers)
+        if compiled is not None:
+            self._ready[device] = compiled[(self.kernel.programs, 1, 1)]
+        return compiled
 
 
 def compiled_for(kernel: Kernel, arguments: Sequence[Any], capability: int = 90) -> Any:
@@ -163,14 +187,15 @@ def compiled_for(kernel: Kernel, arguments: Sequence[Any], capability: int = 90)
 
     function = made(kernel.text)
     signature, constants, divisible = {}, {}, {}
-    for k, (name, value) in enumerate(zip(function.arg_names, arguments, strict=True)):
+    for k, (param, value) in enumerate(zip(function.params, arguments, strict=True)):
+        name = param.name
         if isinstance(value, int):
             signature[name] = "i64" if abs(value) >= 1 << 31 else "i32"
-            if value == 1 and name != "T":
+            if value == 1 and not param.do_not_specialize:
                 signature[name], constants[(k,)] = "constexpr", 1
         else:
             signature[name] = f"*{_POINTERS[str(value.dtype).removeprefix('torch.')]}"
-        if not isinstance(value, int) or value % 16 == 0:
+        if not isinstance(value, int) or (value % 16 == 0 and not param.do_not_specialize):
             divisible[(k,)] = [["tt.divisibility", 16]]
     source = ASTSource(fn=function, signature=signature, constexprs=constants, attrs=divisible)
     return triton.compile(

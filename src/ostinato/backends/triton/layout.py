@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -66,6 +66,7 @@ class Kernel:
     accesses : the arrays, in the order of params.
     sizes : per parallel axis its size and how many of it a program takes, last axis fastest.
     strided : names of the accesses whose strides come with each launch.
+    thinned : per output that is recorded at some steps only, which invariant says that it is each so many-th.
     exchanges : for programs that exchange parts at every step, the sizes of what they exchange, in the order of its
         accesses: float32, twice, for even and for odd steps.
     constants : arrays that the kernel reads beside the loop's own.
@@ -78,6 +79,7 @@ class Kernel:
     stages: int
     has_until: bool
     strided: frozenset[str] = frozenset()
+    thinned: dict[int, int] = field(default_factory=dict)
     exchanges: list[tuple[int, int]] = field(default_factory=list)
     constants: list[np.ndarray[Any, Any]] = field(default_factory=list)
     description: str = ""
@@ -86,6 +88,24 @@ class Kernel:
     def programs(self) -> int:
         """How many programs share out the parallel axes."""
         return math.prod(-(-a.size // block) for a, block in self.sizes)
+
+    def numbers(
+        self, strides: Sequence[tuple[int, Sequence[int]]], every: Sequence[int], steps: int, first: int
+    ) -> list[int]:
+        """The numbers that follow the tensors of a launch.
+
+        Parameters
+        ----------
+        strides : per access that of its steps, and those of its dimensions.
+        every : per thinned output that each so many-th step is recorded.
+        steps : how many are made.
+        first : the number of the first one.
+        """
+        found: list[int] = []
+        for access, (of_steps, own) in zip(self.accesses, strides, strict=True):
+            found += [of_steps] if access.stepped else []
+            found += own if access.name in self.strided else []
+        return [*found, *[axis.size for axis, _ in self.sizes], *every, steps, first, 0]
 
 
 @dataclass

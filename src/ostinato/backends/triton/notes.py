@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -37,16 +35,16 @@ class Notes:
         self.calls = 0
         self.seconds: dict[str, float] = defaultdict(float)
 
-    @contextmanager
-    def launching(self, loop: str, kernel: Kernel) -> Iterator[list[Any]]:
-        """Around the launch of a kernel of a loop; what Triton compiled for it is to be put into the list."""
-        self.kernels[kernel.text] = f"{loop}: {kernel.description}, {_plural(kernel.programs, 'program')}"
-        start, found = time.perf_counter(), []  # type: float, list[Any]
-        yield found
-        for compiled in found:
-            if compiled is not None and id(compiled) not in self.compiled:
-                self.compiled[id(compiled)] = compiled
-                self.seconds["compile"] += time.perf_counter() - start
+    def told(self, loop: str, kernel: Kernel) -> str:
+        """What is told of a kernel of a loop."""
+        return f"{loop}: {kernel.description}, {_plural(kernel.programs, 'program')}"
+
+    def launched(self, kernel: Kernel, told: str, compiled: Any, start: float) -> None:
+        """A kernel was launched, for which Triton compiled something, or not; `start` is when that began."""
+        self.kernels[kernel.text] = told
+        if compiled is not None and id(compiled) not in self.compiled:
+            self.compiled[id(compiled)] = compiled
+            self.seconds["compile"] += time.perf_counter() - start
 
     @property
     def compilations(self) -> int:

@@ -57,25 +57,38 @@ class Program:
         """The results for params: tensors on the device, and NumPy's integer scalars."""
         key = _signature(values) if self._remember else None
         known = self._known.get(key) if key is not None else None
-        template, steps = known if known is not None else (self.template, self._steps)
+        if known is not None:
+            return self._run(values, *known)
+        if key is None or len(self._known) >= _REMEMBERED:
+            return self._run(values, self.template, self._steps)
+        watch = _Steady(self)
+        results = self._run(values, self.template, self._steps, watch)
+        self._known[key], self.held_bytes = (watch.template, self._with_deaths(watch.rest)), watch.held_bytes
+        return results
+
+    def bound(self, values: Sequence[Any]) -> Callable[[Sequence[Any]], list[Any]] | None:
+        """`run` for values of exactly these kinds and sizes, with these numbers; None if it was not run for them."""
+        known = self._known.get(_signature(values)) if self._remember else None
+        return None if known is None else lambda values: self._run(values, *known)
+
+    def _run(
+        self, values: Sequence[Any], template: list[Any], steps: Sequence[Step], watch: _Steady | None = None
+    ) -> list[Any]:
         slots = template.copy()
         for i, value in zip(self.params, values, strict=True):
             slots[i] = value
-        watch = _Steady(self, slots) if key is not None and known is None else None
         out = 0
         try:
             for function, inputs, out, dead in steps:
                 slots[out] = function(*[slots[i] for i in inputs])
                 if watch is not None:
-                    watch.see(function, inputs, out)
+                    watch.see(function, inputs, out, slots)
                 for i in dead:
                     slots[i] = None
         except (OstinatoError, torch.cuda.OutOfMemoryError):
             raise
         except (ValueError, IndexError, TypeError, RuntimeError) as error:
             raise _explained(error, self.nodes[out]) from error
-        if watch is not None and len(self._known) < _REMEMBERED:
-            self._known[key], self.held_bytes = (watch.template, self._with_deaths(watch.rest)), watch.held_bytes
         return [slots[i] for i in self.results]
 
     def _with_deaths(self, code: Sequence[Instruction]) -> list[Step]:
@@ -102,32 +115,38 @@ class Program:
 
 def _signature(values: Sequence[Any]) -> tuple[Any, ...]:
     """What sizes follow from: the shapes of tensors and the values of scalars on the host."""
-    return tuple([(type(v), *v.shape) if isinstance(v, (torch.Tensor, Reversed)) else v.item() for v in values])
+    return tuple([(type(v), v.shape) if isinstance(v, (torch.Tensor, Reversed)) else v.item() for v in values])
 
 
 class _Steady:
-    """Which values on the host follow from the signature of a call alone, and so need not be computed again."""
+    """Which values on the host follow from the signature of a call alone, and so need not be computed again.
 
-    def __init__(self, program: Program, slots: list[Any]) -> None:
-        self.slots, self.template, self.held_bytes = slots, program.template.copy(), 0
+    What works out much from the sizes of its inputs, where these follow from the signature, is bound to them.
+    """
+
+    def __init__(self, program: Program) -> None:
+        self.template, self.held_bytes = program.template.copy(), 0
         self.steady = {i for i, v in enumerate(program.template) if v is not None} | set(program.params)
         self.rest: list[Instruction] = []
 
-    def see(self, function: Callable[..., Any], inputs: tuple[int, ...], out: int) -> None:
+    def see(self, function: Callable[..., Any], inputs: tuple[int, ...], out: int, slots: Sequence[Any]) -> None:
         """An instruction was executed."""
-        found = self.slots[out]
+        found = slots[out]
         sized = function.sized_by(inputs) if hasattr(function, "sized_by") else ()
-        steady = all(i in self.steady for i in inputs) and not getattr(function, "has_until", False)
+        given = all(i in self.steady for i in inputs)
+        steady = given and not getattr(function, "has_until", False)
         # A number that NumPy made of a tensor's elements follows from more than its shape.
         if isinstance(function, _Operation) and isinstance(found, np.generic):
-            steady = steady and not any(isinstance(self.slots[i], (torch.Tensor, Reversed)) for i in inputs)
-        steady = steady and not any(isinstance(self.slots[i], torch.Tensor) for i in sized)
+            steady = steady and not any(isinstance(slots[i], (torch.Tensor, Reversed)) for i in inputs)
+        steady = steady and not any(isinstance(slots[i], torch.Tensor) for i in sized)
         if steady:
             self.steady.add(out)
         if isinstance(found, tuple):
             self.held_bytes += sum(x.nbytes for x in found if isinstance(x, torch.Tensor))
         if steady and isinstance(found, (np.generic, np.ndarray)):
             self.template[out] = found
+        elif given and hasattr(function, "bound"):
+            self.rest.append((function.bound([slots[i] for i in inputs]), inputs, out))
         else:
             self.rest.append((function, inputs, out))
 

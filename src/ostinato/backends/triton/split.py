@@ -25,7 +25,7 @@ from ostinato.ops.creation import arange
 from ostinato.ops.elementwise import summands
 from ostinato.ops.indexing import INC_SUBTENSOR, SET_SUBTENSOR, SUBTENSOR
 from ostinato.ops.leaf import constant, new_input
-from ostinato.ops.loop import LOOP, Body, LoopInputs, LoopSpec, body_of, build_loop, item
+from ostinato.ops.loop import LOOP, Body, LoopInputs, LoopSpec, body_of, build_loop, item, thin
 from ostinato.ops.movement import CONCATENATE, DIMSHUFFLE, dimshuffle, reshape
 from ostinato.ops.op import OPS
 from ostinato.ops.reduce import SUM
@@ -67,6 +67,7 @@ class _Split:
         self.invariants = list(body.invariants)  # the outer graph's params too: so the body speaks of the outside
         self.rows: dict[Node, Any] = dict(zip(body.sequences, self.sequences, strict=True))
         self.recorded: dict[Node, int] = {}  # a node of the body -> which of the new outputs holds it
+        self.thinned: dict[tuple[Node, Node], int] = {}  # the same for every so many-th step -> which one after these
         self.carry_bound = dependents(spec.body.results, set(body.carries))
         self.bound = dependents(spec.body.results, {body.t, *body.sequences, *body.carries})
 
@@ -159,19 +160,16 @@ class _Split:
         self.totals = _Totals(self)
         for term in sums.values():
             self.totals.plan(term)
-        outputs = [y for j, y in enumerate(body.outputs) if j not in late]
-        for y in outputs:
-            self.record(y)
-        for j in late:
-            if body.outputs[j] not in self.rows:
-                for n in self._cut(self._late_work(body.outputs[j])):
-                    self.record(n)
+        for j, y in enumerate(body.outputs):
+            every = self._every(j)
+            for n in [y] if j not in late else self._cut(self._late_work(y)) if y not in self.rows else []:
+                self.record(n, every)
         lanes = self.totals.lanes()
         carries = [*[body.carries[k] for k in kept], *[c for c, _ in lanes]]
         nexts = [*[body.next_carries[k] for k in kept], *[c + x for c, x in lanes]]
         zeros = [broadcast_to(constant(0, x.type.dtype), sizes(x)) for _, x in lanes]
         inits = [*[self.inits[k] for k in kept], *zeros]
-        if not carries and not self.recorded and body.keep_going is None:
+        if not carries and not self.recorded and not self.thinned and body.keep_going is None:
             return None
         params = {node: node if node in body.sequences else new_input(node.type) for node in self.rows}
         return self._build(params, carries, nexts, inits)
@@ -179,7 +177,7 @@ class _Split:
     def _build(self, params: dict[Node, Any], carries: Any, nexts: Any, inits: Any) -> Any:
         body = self.body
         renamed = {n: p for n, p in params.items() if n is not p}
-        outputs = list(self.recorded)
+        outputs = [*self.recorded, *[n for n, _ in self.thinned]]
         tests = [] if body.keep_going is None else [body.keep_going]
         results = substitute([*nexts, *outputs, *tests], renamed)
         c, o = len(carries), len(outputs)
@@ -188,12 +186,24 @@ class _Split:
             tuple(results[:c]), tuple(results[c : c + o]), results[-1] if tests else None,
         )  # fmt: skip
         given = LoopInputs(self.trips, tuple(self.rows.values()), tuple(inits), ())
-        return build_loop(inner, given, None, self.spec.name)
+        first = len(self.recorded)
+        every = {first + i: every for (_, every), i in self.thinned.items()}
+        loop = build_loop(inner, given, None, self.spec.name)
+        return thin(loop, every) if every else loop
 
-    def record(self, node: Node) -> None:
+    def record(self, node: Node, every: Node | None = None) -> None:
         """Make the loop that remains record a node of the body, unless it is known for all steps anyhow."""
-        if node not in self.rows and node in self.bound and node is not self.body.t:
+        if node in self.rows or node not in self.bound or node is self.body.t:
+            return
+        if every is None:
             self.recorded.setdefault(node, len(self.recorded))
+        else:
+            self.thinned.setdefault((node, every), len(self.thinned))
+
+    def _every(self, j: int) -> Node | None:
+        """What says that of output j each so many-th step is recorded; None if each is."""
+        place = self.spec.thinned(j)
+        return None if place is None else self.invariants[place]
 
     def _collect(self, inner: Any, sums: dict[int, Any], late: set[int]) -> list[Any]:
         body = self.body
@@ -206,7 +216,23 @@ class _Split:
         self.totals.lane_totals = list(kept)
         for k, term in sums.items():
             finals[k] = self.inits[k] + self.totals.total(term)
-        return [*finals, *batched(body.outputs, self.table, self.done), self.done]
+        return [*finals, *self._outputs(inner), self.done]
+
+    def _outputs(self, inner: Any) -> list[Any]:
+        """All outputs: what of them is not recorded is computed for all steps that are."""
+        found: list[Any] = [None] * len(self.body.outputs)
+        for every in dict.fromkeys(map(self._every, range(len(found)))):
+            own = [j for j in range(len(found)) if self._every(j) is every]
+            table, steps = self.table, self.done
+            if every is not None:
+                # Where a thinned output needs what is recorded at all steps too, it has its own rows of that.
+                table = {n: x[::every] for n, x in table.items() if n in self.rows or n is self.body.t}
+                places = [(n, i) for (n, e), i in self.thinned.items() if e is every]
+                table |= {n: inner.outputs[len(self.recorded) + i] for n, i in places}
+                steps = (steps + every - 1) // every
+            for j, y in zip(own, batched([self.body.outputs[j] for j in own], table, steps), strict=True):
+                found[j] = y
+        return found
 
     def cut(self, rows: Any) -> Any:
         """Rows of the steps that were made."""

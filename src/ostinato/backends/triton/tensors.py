@@ -9,11 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import torch
 
+from ostinato.backends.triton.kernels import is_interpreted, is_rehearsal
 from ostinato.config import config
 from ostinato.ops.control import STEPS_REACHED
 
@@ -23,15 +25,17 @@ N_ARRAYS = {
     "inc_subtensor": 2, "arange": 0,
 }  # fmt: skip
 
+_CPU, _META = torch.device("cpu"), torch.device("meta")
+
 Rule = Callable[..., Any]
 RULES: dict[str, Rule] = {}
 
 
+@lru_cache(maxsize=64)
 def torch_dtype(name: str) -> torch.dtype:
     """Torch's dtype of a name."""
-    return {"bool": torch.bool, "float16": torch.float16, "float32": torch.float32, "float64": torch.float64}.get(
-        name
-    ) or getattr(torch, name)
+    found: torch.dtype = getattr(torch, name)
+    return found
 
 
 @dataclass(frozen=True)
@@ -342,11 +346,14 @@ def _cholesky(x: Any) -> Any:
 
 def default_device() -> torch.device:
     """Where arrays are made: the GPU, or the CPU where Triton's interpreter stands in for one."""
-    from ostinato.backends.triton.kernels import is_interpreted, is_rehearsal
-
     if is_rehearsal():
-        return torch.device("meta")
-    return torch.device("cpu") if is_interpreted() else torch.device("cuda", torch.cuda.current_device())
+        return _META
+    return _CPU if is_interpreted() else _gpu(torch.cuda.current_device())
+
+
+@lru_cache(maxsize=64)
+def _gpu(number: int) -> torch.device:
+    return torch.device("cuda", number)
 
 
 def as_tensor(value: Any, dtype: str) -> torch.Tensor:

@@ -50,6 +50,8 @@ class Text:
         self.gathered: dict[Node, list[str]] = {}
         self.waits = 0
         self.spread: Axis | None = None
+        outputs = range(len(self.body.outputs))
+        self.thinned = {j: place for j in outputs if (place := spec.thinned(j)) is not None}
         self.products = {n for n in spec.body.nodes() if self.by_tensor_cores(n)}
         self.uses_dot = bool(self.products)
         self.blocks: dict[Axis, int] = {}
