@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,12 +10,13 @@ import torch
 
 from ostinato.backends.triton.executable import DeviceExecutable, adopt, is_foreign
 from ostinato.backends.triton.kernels import is_rehearsal
-from ostinato.backends.triton.tensors import default_device
+from ostinato.backends.triton.tensors import default_device, torch_dtype
 from ostinato.closing import Closed, In
 from ostinato.device import Choice
 from ostinato.function import Function
 from ostinato.graph import Graph
 from ostinato.shared import SHARED_VALUES
+from ostinato.types import TensorType
 
 
 class DeviceFunction(Function):
@@ -30,6 +32,7 @@ class DeviceFunction(Function):
     ) -> None:
         super().__init__(closed, keys, choice, name, allow_input_downcast)
         self._inputs = [_DeviceIn(i) for i in closed.inputs]
+        self._wanted = [_Wanted(i.variable.type) for i in closed.inputs]
         self._defaults = [None if d is None else self._run.moved(d) for d in self._defaults]
 
     def _compiled(self, closed: Graph) -> DeviceExecutable:
@@ -38,7 +41,10 @@ class DeviceFunction(Function):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the computation; see `Function`. Results that are tensors may still be being computed when it returns."""
         run: DeviceExecutable = self._run
-        values = [run.moved(v) for v in self._arguments(args, kwargs)] + self._device_values()
+        values = self._tensors(args) if not kwargs and len(args) == len(self._wanted) else None
+        if values is None:
+            values = [run.moved(v) for v in self._arguments(args, kwargs)]
+        values += self._device_values()
         results, types = run.run(values), self.graph.result_types
         n = len(results) - len(self._updated)
         # Updates first: a result may be copied for their sake, and is not wanted on the device if it is not a tensor.
@@ -55,6 +61,14 @@ class DeviceFunction(Function):
             return self._shaped(results[:n])
         return self._finished(results)
 
+    def _tensors(self, args: Sequence[Any]) -> list[Any] | None:
+        """The arguments if all are tensors just as they are wanted; every call asks that first, so it is quick."""
+        device = default_device()
+        for wanted, x in zip(self._wanted, args, strict=True):
+            if not wanted.is_met_by(x, device):
+                return None
+        return list(args)
+
     def _device_values(self) -> list[Any]:
         """The values of shared variables; integers stay on the host."""
         if not self._shared:
@@ -70,6 +84,26 @@ class DeviceFunction(Function):
 def _stays(value: Any) -> bool:
     """Whether a new value of a shared variable is an integer, which every function wants on the host."""
     return not isinstance(value, torch.Tensor) and np.ndim(value) == 0 and np.asarray(value).dtype.kind in "iub"
+
+
+class _Wanted:
+    """What a tensor has to be for nothing to be done to it."""
+
+    def __init__(self, type_: TensorType) -> None:
+        self.dtype = torch_dtype(type_.dtype)
+        self.ndim = type_.ndim if type_.ndim or type_.is_float else -1  # integers and truth values go to the host
+        self.known = [(axis, n) for axis, n in enumerate(type_.shape) if n is not None]
+
+    def is_met_by(self, x: Any, device: torch.device) -> bool:
+        return (
+            type(x) is torch.Tensor
+            and x.dtype is self.dtype
+            and x.ndim == self.ndim
+            and x.device == device
+            and x.layout is torch.strided
+            and not (x.requires_grad or x.is_neg())
+            and (not self.known or all(x.shape[axis] == n for axis, n in self.known))
+        )
 
 
 class _DeviceIn(In):

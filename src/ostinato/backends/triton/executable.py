@@ -67,13 +67,18 @@ class DeviceExecutable:
             What the reference says of the same values, if it fails too: it knows names, lines and steps.
         """
         self.notes.calls += 1
+        if config.gpu_precision == self._precision:
+            return self._results(values)
         with config.change_flags(gpu_precision=self._precision):
-            try:
-                return self._replay.run(values)
-            except OstinatoError:
-                if not is_rehearsal():
-                    Interpreter(self._graph)([to_host(v, self.notes) for v in values])
-                raise
+            return self._results(values)
+
+    def _results(self, values: Sequence[Any]) -> list[Any]:
+        try:
+            return self._replay.run(values)
+        except OstinatoError:
+            if not is_rehearsal():
+                Interpreter(self._graph)([to_host(v, self.notes) for v in values])
+            raise
 
     # ---- out ----
 
@@ -152,15 +157,19 @@ def adopt(value: Any, type_: TensorType, what: str, allow_downcast: bool | None 
             f"{what}: expected {type_}, got a {type(value).__name__} that is no array: {error}"
         ) from error
     dtype = str(tensor.dtype).removeprefix("torch.")
-    got = f"{what}: expected {type_}, got a tensor of {dtype} and shape {tuple(tensor.shape)}"
-    if tensor.layout is not torch.strided or dtype not in DTYPES:
-        raise OstinatoTypeError(f"{got}; there is no form of it here")
     sizes = zip(type_.shape, tensor.shape, strict=False)
-    if tensor.ndim != type_.ndim or any(wanted not in (None, size) for wanted, size in sizes):
-        raise OstinatoTypeError(got)
-    if dtype != type_.dtype and (strict or not (allow_downcast or is_lossless(dtype, type_.dtype))):
-        raise OstinatoTypeError(f"{got}, which may lose precision; convert it by .to(torch.{type_.dtype})")
-    return tensor.detach().to(torch_dtype(type_.dtype))
+    problem = None
+    if tensor.layout is not torch.strided or dtype not in DTYPES:
+        problem = "; there is no form of it here"
+    elif tensor.ndim != type_.ndim or any(wanted not in (None, size) for wanted, size in sizes):
+        problem = ""
+    elif dtype != type_.dtype and (strict or not (allow_downcast or is_lossless(dtype, type_.dtype))):
+        problem = f", which may lose precision; convert it by .to(torch.{type_.dtype})"
+    if problem is not None:
+        got = f"got a tensor of {dtype} and shape {tuple(tensor.shape)}"
+        raise OstinatoTypeError(f"{what}: expected {type_}, {got}{problem}")
+    # A view of an imaginary part may have its sign elsewhere than in memory.
+    return tensor.detach().to(torch_dtype(type_.dtype)).resolve_neg()
 
 
 def compile_graph(graph: Graph) -> DeviceExecutable:

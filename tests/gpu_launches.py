@@ -1,0 +1,133 @@
+"""Launches on a GPU that is not there: `python gpu_launches.py [every]`, a process that interprets nothing.
+
+Triton compiles for real and then gives what it would launch to a stand-in for its driver, which writes it down. Printed
+is a line of JSON per launch: the call of the function, the number of the kernel, the numbers among its arguments, for
+each tensor the argument in whose place it lies, and whether Triton was asked for the kernel; with "every" it always is.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+import numpy as np
+import torch
+from triton.backends.compiler import GPUTarget
+from triton.runtime import driver
+
+import ostinato
+import ostinato.tensor as T
+from ostinato.backends.triton import kernels, tensors
+from ostinato.backends.triton.layout import Machine
+
+LAUNCHES: list[tuple[Any, ...]] = []
+ASKED: list[Any] = []
+
+
+class Utils:
+    """Stands in for what loads machine code."""
+
+    loaded = 0
+
+    def load_binary(self, name: str, kernel: bytes, shared: int, device: int) -> tuple[Any, ...]:
+        Utils.loaded += 1
+        return (object(), Utils.loaded, 32, 0, 1024)
+
+    def unload_module(self, module: object) -> None:
+        pass
+
+    def get_device_properties(self, device: int) -> dict[str, int]:
+        return {"max_shared_mem": 232_448}
+
+
+class Launch:
+    """Stands in for what launches a kernel: `grid x 3, stream, function, metadata x 2, hooks x 2, *arguments`."""
+
+    def __init__(self, source: object, metadata: object) -> None:
+        pass
+
+    def __call__(self, *args: Any) -> None:
+        LAUNCHES.append(args)
+
+
+class Driver:
+    """Stands in for Triton's driver of a GPU."""
+
+    utils, launcher_cls = Utils(), Launch
+
+    def get_current_device(self) -> int:
+        return 0
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+    def get_current_target(self) -> GPUTarget:
+        return GPUTarget("cuda", 90, 32)
+
+
+def pretend() -> None:
+    """Let there be a GPU whose memory is the host's."""
+    driver.set_active(Driver())
+    torch.cuda.is_available = lambda: True
+    torch.cuda.current_device = lambda: 0
+    kernels._gpu = Machine  # type: ignore[assignment]
+    tensors._gpu = lambda _: torch.device("cpu")  # type: ignore[assignment]
+    made = kernels.made
+    kernels.made = lambda text: ASKED.append(text) or made(text)  # type: ignore[func-returns-value]
+
+
+def told(call: str, launch: tuple[Any, ...], places: dict[int, str]) -> dict[str, Any]:
+    """A launch in words."""
+    arguments = launch[9:]
+    where = [places.get(a.data_ptr(), "new") for a in arguments if isinstance(a, torch.Tensor)]
+    numbers = [a for a in arguments if not isinstance(a, torch.Tensor)]
+    return {
+        "call": call,
+        "grid": launch[:3],
+        "kernel": launch[4],
+        "arrays": where,
+        "numbers": numbers,
+        "asked": len(ASKED),
+    }
+
+
+def aligned(*shape: int, offset: int = 0) -> torch.Tensor:
+    """Zeros that begin where 64 divides the place, or so many elements after that."""
+    n = int(np.prod(shape))
+    memory = torch.zeros(n + 64)
+    first = (-memory.data_ptr() // 4) % 16 + offset
+    return memory[first : first + n].view(shape)
+
+
+def main() -> None:
+    """Call a function on arrays that differ in this and that."""
+    pretend()
+    if "every" in sys.argv:
+        kernels.Launcher.__call__ = lambda self, tensors: kernels.launch(self.kernel, tensors, self._numbers)  # type: ignore[method-assign]
+    x, a = T.fmatrix("x"), T.fvector("a")
+    y, _ = ostinato.scan(lambda x_t, h: T.tanh(a * h + x_t), x, T.zeros_like(x[0]), go_backwards=True)
+    f = ostinato.function([x, a], [y, y[-1]], device="cuda")
+    kept = []  # so that no memory is used twice
+    for call, x_, a_ in [
+        ("first", aligned(8, 48), aligned(48)),
+        ("again", aligned(8, 48), aligned(48)),
+        ("once more", aligned(8, 48), aligned(48)),
+        ("not aligned", aligned(8, 48, offset=1), aligned(48)),
+        ("not aligned again", aligned(8, 48, offset=1), aligned(48)),
+        ("strided", aligned(48, 8).T, aligned(48)),
+        ("strided again", aligned(48, 8).T, aligned(48)),
+        ("as at first", aligned(8, 48), aligned(48)),
+        ("longer", aligned(9, 48), aligned(48)),
+        ("wider", aligned(8, 49), aligned(49)),
+    ]:
+        LAUNCHES.clear()
+        ASKED.clear()
+        kept.append((x_, a_, f(x_, a_)))
+        places = {x_.data_ptr(): "x", x_[-1].data_ptr(): "last of x", a_.data_ptr(): "a"}
+        for launch in LAUNCHES:
+            print(json.dumps(told(call, launch, places)))
+
+
+if __name__ == "__main__":
+    main()
