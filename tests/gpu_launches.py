@@ -13,68 +13,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from triton.backends.compiler import GPUTarget
-from triton.runtime import driver
 
 import ostinato
 import ostinato.tensor as T
-from ostinato.backends.triton import kernels, tensors
-from ostinato.backends.triton.layout import Machine
-
-LAUNCHES: list[tuple[Any, ...]] = []
-ASKED: list[Any] = []
-
-
-class Utils:
-    """Stands in for what loads machine code."""
-
-    loaded = 0
-
-    def load_binary(self, name: str, kernel: bytes, shared: int, device: int) -> tuple[Any, ...]:
-        Utils.loaded += 1
-        return (object(), Utils.loaded, 32, 0, 1024)
-
-    def unload_module(self, module: object) -> None:
-        pass
-
-    def get_device_properties(self, device: int) -> dict[str, int]:
-        return {"max_shared_mem": 232_448}
-
-
-class Launch:
-    """Stands in for what launches a kernel: `grid x 3, stream, function, metadata x 2, hooks x 2, *arguments`."""
-
-    def __init__(self, source: object, metadata: object) -> None:
-        pass
-
-    def __call__(self, *args: Any) -> None:
-        LAUNCHES.append(args)
-
-
-class Driver:
-    """Stands in for Triton's driver of a GPU."""
-
-    utils, launcher_cls = Utils(), Launch
-
-    def get_current_device(self) -> int:
-        return 0
-
-    def get_current_stream(self, device: int) -> int:
-        return 0
-
-    def get_current_target(self) -> GPUTarget:
-        return GPUTarget("cuda", 90, 32)
-
-
-def pretend() -> None:
-    """Let there be a GPU whose memory is the host's."""
-    driver.set_active(Driver())
-    torch.cuda.is_available = lambda: True
-    torch.cuda.current_device = lambda: 0
-    kernels._gpu = Machine  # type: ignore[assignment]
-    tensors._gpu = lambda _: torch.device("cpu")  # type: ignore[assignment]
-    made = kernels.made
-    kernels.made = lambda text: ASKED.append(text) or made(text)  # type: ignore[func-returns-value]
+from ostinato.backends.triton import kernels
+from ostinato.testing.pretended_gpu import ASKED, LAUNCHES, pretend
 
 
 def told(call: str, launch: tuple[Any, ...], places: dict[int, str]) -> dict[str, Any]:

@@ -124,3 +124,21 @@ def test_tensors_that_are_not_quite_what_is_wanted() -> None:
             f(wrong, 2)
     with pytest.raises(ostinato.OstinatoTypeError, match="at most 2"):
         f(plain, 2, 3)
+
+
+@pytest.mark.parametrize("most", [None, 0])
+def test_numbers_that_are_kept_between_calls_are_nobody_elses(
+    most: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if most is not None:
+        monkeypatch.setattr("ostinato.backends.triton.run._MOST_SCALARS", most)
+    x = T.fvector("x")
+    y, _ = scan(lambda h: h + x, outputs_info=T.zeros_like(x) + np.float32(0.12345 + (most is None)), n_steps=2)
+    f = ostinato.function([x], [y, T.zeros_like(x) + np.float32(7.25), T.ones_like(x)], device="cuda")
+    for _ in range(4):
+        rows, sevens, ones = f(on_device(np.ones(5, "float32")))
+        np.testing.assert_allclose(rows[:, 0].cpu(), np.array([1, 2]) + 0.12345 + (most is None), rtol=1e-6)
+        np.testing.assert_array_equal(sevens.cpu(), np.full(5, 7.25))
+        np.testing.assert_array_equal(ones.cpu(), np.ones(5))
+        for result in (rows, sevens, ones):
+            result.fill_(-1)

@@ -7,6 +7,7 @@ device to know how much memory a result takes.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -126,6 +127,7 @@ class _Steady:
 
     def __init__(self, program: Program) -> None:
         self.template, self.held_bytes = program.template.copy(), 0
+        self.fixed = {i for i, v in enumerate(self.template) if v is not None}  # what has the same value in every call
         self.steady = {i for i, v in enumerate(program.template) if v is not None} | set(program.params)
         self.rest: list[Instruction] = []
 
@@ -145,6 +147,10 @@ class _Steady:
             self.held_bytes += sum(x.nbytes for x in found if isinstance(x, torch.Tensor))
         if steady and isinstance(found, (np.generic, np.ndarray)):
             self.template[out] = found
+            self.fixed.add(out)
+        elif self.fixed.issuperset(inputs) and isinstance(found, torch.Tensor) and is_kept(found):
+            self.template[out] = found  # a number, spread out
+            self.fixed.add(out)
         elif given and hasattr(function, "bound"):
             self.rest.append((function.bound([slots[i] for i in inputs]), inputs, out))
         else:
@@ -189,6 +195,16 @@ class _Operation:
         except NotImplementedError:
             return self._called_out(inputs)
 
+    def bound(self, inputs: Sequence[Any]) -> Callable[..., Any]:
+        """The same for inputs of these kinds and sizes, with these numbers."""
+        n, arrays = self.n_arrays, inputs[: self.n_arrays]
+        as_they_are = all(isinstance(x, torch.Tensor) for x in arrays) and len(arrays) > 0
+        if self.rule is None or not as_they_are or self.node.op.name in self.notes.called_out:
+            return self
+        rule = partial(self.rule, **self.params) if self.params else self.rule
+        numbers = tuple(inputs[n:])
+        return (lambda *inputs: rule(*inputs[:n], *numbers)) if numbers else rule
+
     def _called_out(self, inputs: Sequence[Any]) -> Any:
         self.notes.called_out.add(self.node.op.name)
         arrays = [to_host(i, self.notes) for i in inputs]
@@ -209,12 +225,10 @@ def _scalar(value: Any, dtype: str, device: torch.device) -> torch.Tensor:
     key = (repr(value), dtype, device)
     found = _SCALARS.get(key)
     if found is None:
-        if len(_SCALARS) >= _MOST_SCALARS:
-            _SCALARS.clear()
-            _SCALAR_PLACES.clear()
         found = torch.tensor(value, dtype=torch_dtype(dtype), device=device)
-        _SCALAR_PLACES.add(place_of(found))
-        _SCALARS[key] = found
+        if len(_SCALARS) < _MOST_SCALARS:  # they are kept for good, since programs hold views of them
+            _SCALAR_PLACES.add(place_of(found))
+            _SCALARS[key] = found
     return found
 
 
