@@ -241,3 +241,23 @@ def test_explained() -> None:
         "loop_split: of loop 'garch', log and division are made after the steps, for blocks of 512 steps at once."
     )
     assert expected in text
+
+
+def test_what_follows_from_a_loop_in_the_steps_stays_there() -> None:
+    """An output reads a result of an inner loop that the state does not: there is no row of a whole loop."""
+    x, h0 = T.dmatrix("x"), T.dscalar("h0")
+
+    def step(row: Any, h: Any) -> Any:
+        (a, b), _ = ostinato.scan(lambda v, a, b: [T.tanh(a * v), b + a * v], row, [h, T.constant(0.5)])
+        return a[-1], T.exp(T.sin(b[-1]))
+
+    (h, y), _ = ostinato.scan(step, x, [h0, None])
+    xs = np.random.default_rng(3).normal(size=(900, 4))
+    a, expected = 0.3, []
+    for row in xs:
+        b = 0.5
+        for v in row:
+            a, b = np.tanh(a * v), b + a * v
+        expected.append((a, np.exp(np.sin(b))))
+    found = ostinato.function([x, h0], [h, y], mode="native")(xs, 0.3)
+    np.testing.assert_allclose(np.transpose(found), expected, rtol=1e-12)

@@ -17,6 +17,7 @@ from ostinato.ops.creation import ones_like, zeros_like
 from ostinato.ops.elementwise import cast
 from ostinato.ops.leaf import as_tensor, describe
 from ostinato.ops.loop import ITEM, LOOP, LoopSpec, body_of
+from ostinato.ops.loop_reverse import reverse_loop
 from ostinato.ops.op import params_of
 from ostinato.types import TupleType
 
@@ -70,8 +71,9 @@ class _Cotangents:
             return
         if not any(i in relevant and _differentiable(i) for i in node.inputs):
             return
-        for i, c in zip(node.inputs, _rule(node, g), strict=True):
-            if c is not None and i in relevant and _differentiable(i):
+        wanted = [i in relevant and _differentiable(i) for i in node.inputs]
+        for i, c, is_wanted in zip(node.inputs, _rule(node, g, wanted), wanted, strict=True):
+            if c is not None and is_wanted:
                 self.add(i, cast(c, i.type.dtype))
 
 
@@ -79,9 +81,12 @@ def _differentiable(node: Node) -> bool:
     return not isinstance(node.type, TupleType) and node.type.is_float
 
 
-def _rule(node: Node, g: Any) -> Sequence[Any]:
+def _rule(node: Node, g: Any, wanted: Sequence[bool]) -> Sequence[Any]:
+    """Cotangents of the inputs of a node; of a loop, whose steps record what is read for them, only those wanted."""
     if node.op.vjp is None:
         raise no_gradient(node)
+    if node.op is LOOP:
+        return reverse_loop(g, node, node.inputs, node.params[0], wanted)
     result: Sequence[Any] = node.op.vjp(g, node, *node.inputs, **params_of(node))
     return result
 

@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 
 from ostinato.graph import Graph, Node
-from ostinato.lower.rules import COSTS, ELEMENTWISE
+from ostinato.lower.rules import ELEMENTWISE
 from ostinato.ops.control import IDENTITIES
+from ostinato.ops.costs import COSTS
 from ostinato.ops.leaf import CONSTANT
 from ostinato.ops.loop import LOOP, LoopSpec, body_of, sizes_outside, split
 from ostinato.ops.sizes import Size, is_met, sizes

@@ -27,6 +27,7 @@ from ostinato.lower.arrays import (
 from ostinato.lower.loopnest import Const, Expr
 from ostinato.lower.scalarize import CHEAP, Block, UnsupportedError, lowering
 from ostinato.ops.control import IDENTITIES
+from ostinato.ops.costs import COSTS
 from ostinato.ops.indexing import is_reversal
 from ostinato.ops.op import params_of
 from ostinato.ops.random import RANDOM
@@ -45,14 +46,6 @@ ELEMENTWISE = """
     sinh cosh tanh arcsinh arccosh arctanh sigmoid logaddexp erf erfc gammaln psi floor ceil round trunc
     random_bits random_uniform random_below
 """.split()  # noqa: SIM905 (a table reads better)
-
-# What they cost, in additions, where that is more than one.
-COSTS = dict.fromkeys("true_div floor_div mod sqrt".split(), 8) | dict.fromkeys(  # noqa: SIM905
-    """pow exp exp2 expm1 log log2 log10 log1p sin cos tan arcsin arccos arctan arctan2
-    sinh cosh tanh arcsinh arccosh arctanh sigmoid logaddexp erf erfc gammaln psi
-    random_bits random_uniform random_below""".split(),  # noqa: SIM905
-    20,
-)
 
 
 @lowering(*ELEMENTWISE)

@@ -32,8 +32,9 @@ from ostinato.lower.arrays import (
 from ostinato.lower.lanes import Grid, grid_of
 from ostinato.lower.loopnest import Carried, Expr, For, Nest
 from ostinato.lower.one_lane import NotOneLaneError, one_lane
-from ostinato.lower.rules import COSTS, ELEMENTWISE
+from ostinato.lower.rules import ELEMENTWISE
 from ostinato.lower.scalarize import Block
+from ostinato.ops.costs import COSTS
 from ostinato.ops.leaf import constant_value
 from ostinato.ops.loop import LoopSpec, body_of, item, split
 from ostinato.ops.sizes import sizes as symbolic_sizes

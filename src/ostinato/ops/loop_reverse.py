@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from math import prod
 from typing import Any, NamedTuple
 
 from ostinato.graph import Graph, Node, dependents, make, redirect, substitute, topological
@@ -17,7 +16,6 @@ from ostinato.ops.loop import (
     LoopInputs,
     LoopResults,
     LoopSpec,
-    all_sizes_outside,
     body_of,
     build_loop,
     known_sizes,
@@ -25,26 +23,30 @@ from ostinato.ops.loop import (
     split,
     zeros_of,
 )
-from ostinato.ops.sizes import SIZE, same_size, sizes
-from ostinato.types import TensorType, TupleType
+from ostinato.ops.residuals import residuals
+from ostinato.ops.sizes import same_size, sizes
+from ostinato.types import TensorType
 
 
-def reverse_loop(cotangents: list[Any], node: Node, inputs: Sequence[Node], spec: LoopSpec) -> list[Any]:
+def reverse_loop(
+    cotangents: list[Any], node: Node, inputs: Sequence[Node], spec: LoopSpec, wanted: Sequence[bool] | None = None
+) -> list[Any]:
     """Cotangents of a Loop's inputs by a Loop whose steps run backwards.
 
     The body is reversed once, symbolically. Values of the forward steps that it needs are recorded by
-    the forward loop (or recomputed where that is cheap). The backward loop carries the cotangents of
+    the forward loop, or made again where that takes less (see `residuals`). The backward loop carries the cotangents of
     the carries and one sum per invariant, and makes as many steps as were done forward: the derivative
-    of a `while` is a `for`.
+    of a `while` is a `for`. `wanted` says of which inputs cotangents are read, all if it is not given: what only
+    others need is neither recorded nor made.
     """
     given, body = split(spec, inputs), body_of(spec)
-    reverse = _ReversedBody(spec, body, cotangents)
+    reverse = _ReversedBody(spec, body, cotangents, split(spec, [True] * len(inputs) if wanted is None else wanted))
     body = reverse.body
-    residuals = _residuals(reverse, body, given)
-    forward = _recording(node, spec, body, residuals)
+    kept = residuals(reverse.results(), reverse.seeds, _recorded(spec, body, []), body, given)
+    forward = _recording(node, spec, body, kept)
     steps = forward.trips_done if spec.has_until else given.trip_count
     back = steps if spec.truncate is None else minimum(steps, constant(spec.truncate, "int64"))
-    tables = {r: forward.outputs[i] for r, i in _recorded(spec, body, residuals).items()}
+    tables = {r: forward.outputs[i] for r, i in _recorded(spec, body, kept).items()}
     finals, rows = _backward_loop(reverse, _Reading(given, body, tables, steps, back), cotangents)
     return reverse.collect(given, finals, rows, steps, back)
 
@@ -52,10 +54,11 @@ def reverse_loop(cotangents: list[Any], node: Node, inputs: Sequence[Node], spec
 class _ReversedBody:
     """The reverse of one step: cotangents of the body's inputs from those of its results."""
 
-    def __init__(self, spec: LoopSpec, body: Body, cotangents: list[Any]) -> None:
+    def __init__(self, spec: LoopSpec, body: Body, cotangents: list[Any], wanted: LoopInputs) -> None:
         c = spec.n_carries
         self.spec, self.body = spec, _with_merged_loops(body)
-        self.active = {i for i in range(c) if cotangents[i] is not None}
+        self.wrt = self._reaching(wanted)
+        self.active = {i for i in range(c) if cotangents[i] is not None and self.body.carries[i] in self.wrt}
         self.seeded = [j for j in range(spec.n_outputs) if cotangents[c + j] is not None]
         while True:  # a carry is active if any later step sends it a cotangent
             self._reverse()
@@ -67,6 +70,22 @@ class _ReversedBody:
         self.summed = [i for i, g in enumerate(self.invariant_results) if g is not None]
         self.stacked = [i for i, g in enumerate(self.sequence_results) if g is not None]
 
+    def _reaching(self, wanted: LoopInputs) -> dict[Node, None]:
+        """The params that cotangents are needed of: those wanted, and carries by whose next values they are reached."""
+        body = self.body
+        kinds = (
+            (body.sequences, wanted.sequences),
+            (body.carries, wanted.carries),
+            (body.invariants, wanted.invariants),
+        )
+        found = {p for params, flags in kinds for p, is_wanted in zip(params, flags, strict=True) if is_wanted}
+        while True:
+            reached = dependents(body.next_carries, found)
+            more = {c for c, n in zip(body.carries, body.next_carries, strict=True) if n in reached} - found
+            if not more:
+                return dict.fromkeys(p for params, _ in kinds for p in params if p in found)
+            found |= more
+
     def _reverse(self) -> None:
         from ostinato.grad import backward
 
@@ -75,11 +94,12 @@ class _ReversedBody:
         self.output_seeds = {j: new_input(body.outputs[j].type, _bar(body.outputs[j])) for j in self.seeded}
         seeds = [(body.next_carries[i], s) for i, s in self.carry_seeds.items()]
         seeds += [(body.outputs[j], s) for j, s in self.output_seeds.items()]
-        wrt = [*body.sequences, *body.carries, *body.invariants]
-        found = self._by_one_factor(seeds, wrt) if _is_one_scalar(seeds) else backward(seeds, wrt)
-        s, c = len(body.sequences), len(body.carries)
-        self.sequence_results, self.carry_results = found[:s], found[s : s + c]
-        self.invariant_results = found[s + c :]
+        wrt = list(self.wrt)
+        made = self._by_one_factor(seeds, wrt) if _is_one_scalar(seeds) else backward(seeds, wrt)
+        found = dict(zip(wrt, made, strict=True))
+        self.sequence_results = [found.get(p) for p in body.sequences]
+        self.carry_results = [found.get(p) for p in body.carries]
+        self.invariant_results = [found.get(p) for p in body.invariants]
 
     def _by_one_factor(self, seeds: list[tuple[Any, Any]], wrt: list[Any]) -> list[Any]:
         """Cotangents that all come from one scalar: each is the scalar's times a derivative that it has no part in.
@@ -155,123 +175,18 @@ def _known(size: Any) -> Any:
     return size if value is None else int(value)
 
 
-# So many ops may be done once more for each value that need not be recorded.
-_TWICE = 4
-
-
-def _residuals(reverse: _ReversedBody, body: Body, given: LoopInputs) -> list[Node]:
-    """The forward values to record: what the reversed body reads and what is not cheaply had otherwise.
-
-    Sequences, invariants and the step number are at hand in the backward loop, and so are recorded outputs.
-    """
-    results = reverse.results()
-    order = topological(results)
-    at_hand = {body.t, *body.sequences, *body.invariants, *_recorded(reverse.spec, body, [])}
-    at_hand |= {n for n in order if n.op is SIZE and n.inputs[0] in body.carries}
-    wanted = _wanted(results, order, at_hand, dependents(results, set(reverse.seeds)), body, given)
-    wanted = [_without_views(n) for n in wanted]
-    saved: dict[Node, None] = {}
-    for n in wanted:  # first what must be saved anyway: it may make other values cheap
-        if not n.op.cheap and n not in at_hand:
-            saved[n] = None
-    at_hand |= saved.keys()
-    missing = _missing(wanted, at_hand)
-    rest = [n for n in dict.fromkeys(wanted) if n in missing]
-    chosen = _carries_instead(rest, at_hand, body, given) or rest
-    missing = _missing(chosen, at_hand, is_saved=True)
-    return [*saved, *[n for n in chosen if n in missing]]
-
-
-def _carries_instead(values: list[Node], at_hand: set[Node], body: Body, given: LoopInputs) -> list[Node]:
-    """Carries from which values follow by cheap ops, if they are fewer than the values and no larger; else none.
-
-    What the forward loop computes in any case would be computed twice; that must be little for each value less.
-    """
-    needed = topological(values, stop=at_hand)
-    roots = [n for n in needed if n in body.carries]
-    if any(not n.op.cheap for n in needed if n not in at_hand and n not in roots):
-        return []
-    if len(roots) >= len(values) or any(
-        None in row for row in all_sizes_outside([sizes(r) for r in roots], given, body)
-    ):
-        return []
-    if not all(_is_no_larger(r, values) for r in roots):
-        return []
-    test = [] if body.keep_going is None else [body.keep_going]
-    forward = set(topological([*body.next_carries, *body.outputs, *test]))
-    twice = sum(1 for n in needed if n.inputs and n in forward and n not in at_hand)
-    return roots if twice <= _TWICE * (len(values) - len(roots)) else []
-
-
-def _is_no_larger(carry: Node, values: list[Node]) -> bool:
-    """Whether a carry has no more elements than some values, as far as types tell: a history is more than its rows."""
-    counts = [None if None in n.type.shape else prod(n.type.shape) for n in (carry, *values)]
-    own, *others = counts
-    if own is not None and None not in others:
-        return own <= sum(n for n in others if n is not None)
-    return bool(carry.type.ndim <= max(v.type.ndim for v in values))
-
-
-def _without_views(node: Node) -> Node:
-    """What a transposed array is a view of: recorded in its own order, it may be at hand already."""
-    while node.op.name == "dimshuffle":
-        node = node.inputs[0]
-    return node
-
-
-def _wanted(
-    results: list[Node], order: list[Node], at_hand: set[Node], bound: set[Node], body: Body, given: LoopInputs
-) -> list[Node]:
-    """The forward values that the reversed body reads, or what it computes them from.
-
-    A value whose sizes differ from step to step cannot be recorded: it is computed again, from its inputs.
-    """
-    work = [i for n in order if n in bound for i in n.inputs if i not in bound]
-    work += [r for r in results if r not in bound]
-    forward = [n for n in topological(work, stop=at_hand) if not isinstance(n.type, TupleType)]
-    rows = all_sizes_outside([sizes(n) for n in forward], given, body)
-    recordable = {n for n, row in zip(forward, rows, strict=True) if None not in row}
-    wanted: set[Node] = set()
-    seen: set[Node] = set()
-    while work:
-        n = work.pop()
-        if n in seen or n in at_hand:
-            continue
-        seen.add(n)
-        if n not in recordable:
-            work.extend(n.inputs)
-        else:
-            wanted.add(n)
-    return [n for n in order if n in wanted]
-
-
-def _missing(values: Sequence[Node], at_hand: set[Node], is_saved: bool = False) -> set[Node]:
-    """Which of some values do not follow by cheap ops alone from what is at hand, or (`is_saved`) one another."""
-    known: set[Node] = set()
-    missing: set[Node] = set()
-    wanted = set(values)
-    for n in topological(values, stop=at_hand):
-        if n in at_hand or (n.op.cheap and known.issuperset(n.inputs)):
-            known.add(n)
-        elif n in wanted:
-            missing.add(n)
-            if is_saved:
-                known.add(n)
-    return missing
-
-
-def _recorded(spec: LoopSpec, body: Body, residuals: list[Node]) -> dict[Node, int]:
+def _recorded(spec: LoopSpec, body: Body, kept: Sequence[Node]) -> dict[Node, int]:
     """Which output of the recording loop holds which forward value of every step."""
-    places = reversed(list(enumerate([*body.outputs, *residuals])))
+    places = reversed(list(enumerate([*body.outputs, *kept])))
     return {n: i for i, n in places if n.op is not CONSTANT and spec.thinned(i) is None}
 
 
-def _recording(node: Node, spec: LoopSpec, body: Body, residuals: list[Node]) -> LoopResults:
+def _recording(node: Node, spec: LoopSpec, body: Body, kept: Sequence[Node]) -> LoopResults:
     """The same loop with more outputs. It shares the body's params, so that `loop_merge` makes one of both."""
-    if not residuals:
+    if not kept:
         return results_of(node)
     test = () if body.keep_going is None else (body.keep_going,)
-    graph = Graph(spec.body.params, (*body.next_carries, *body.outputs, *residuals, *test))
+    graph = Graph(spec.body.params, (*body.next_carries, *body.outputs, *kept, *test))
     return results_of(make(LOOP, node.inputs, (replace(spec, body=graph),)))
 
 

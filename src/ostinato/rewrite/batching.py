@@ -16,7 +16,7 @@ from ostinato.ops.batch import NoBatchError, Rows
 from ostinato.ops.leaf import new_input
 from ostinato.ops.op import params_of
 from ostinato.ops.sizes import SIZE, as_size_node, broadcast_to, sizes
-from ostinato.types import TensorType
+from ostinato.types import TensorType, TupleType
 
 _COUNT = TensorType("int64", ())
 
@@ -56,6 +56,9 @@ def batched(
 
 def can_batch(roots: Iterable[Node], sources: Iterable[Node]) -> bool:
     """Whether all operations between `sources` and `roots` have a form for all steps at once."""
+    sources = list(sources)
+    if any(isinstance(s.type, TupleType) for s in sources):
+        return False
     table = {s: new_input(s.type.with_shape((None, *s.type.shape))) for s in sources}
     try:
         batched(roots, table, new_input(_COUNT))

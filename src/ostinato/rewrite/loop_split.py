@@ -21,10 +21,10 @@ from typing import Any
 from ostinato.graph import Graph, Node, dependents, make, substitute, topological
 from ostinato.lower.arrays import TINY
 from ostinato.lower.lanes import grid_of, lanes_of
-from ostinato.lower.rules import COSTS
 from ostinato.ops.batch import NoBatchError, aligned
 from ostinato.ops.contraction import MATMUL
 from ostinato.ops.control import TRIP_COUNT
+from ostinato.ops.costs import COSTS
 from ostinato.ops.creation import UNSET, arange
 from ostinato.ops.elementwise import maximum, minimum
 from ostinato.ops.indexing import set_subtensor

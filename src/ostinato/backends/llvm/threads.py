@@ -123,7 +123,10 @@ def _spread(module: ir.Module, parts: Any, names: Names) -> Any:
         with w.when(b.icmp_signed("<", limit, w.now(wanted))):
             w.set(wanted, limit)
     with w.when(b.icmp_signed("<=", w.now(wanted), I64(1))):
-        b.ret(w.call(b.ptrtoint(function, I64), I32, [closure, I64(0), count, context]))
+        top = w.word(context, TOP)
+        code = w.call(b.ptrtoint(function, I64), I32, [closure, I64(0), count, context])
+        w.put(context, TOP, top)  # what a part takes is of use to nobody else
+        b.ret(code)
     with b.goto_entry_block():
         task, called = (words_on_stack(b, n) for n in (_N_TASK, MOST))
     # Whole vectors, and whole lines of cache where lanes lie beside each other.
