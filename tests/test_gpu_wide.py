@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
+import numpy as np
 import pytest
 
 import ostinato
@@ -11,6 +13,7 @@ import ostinato.tensor as T
 from on_gpu import compare, normal, torch  # noqa: F401 - skips where the extra is not installed
 
 emit = pytest.importorskip("ostinato.backends.triton.emit")
+exchange = pytest.importorskip("ostinato.backends.triton.exchange")
 
 
 @pytest.fixture(autouse=True)
@@ -72,11 +75,53 @@ def test_a_cell(rows: int) -> None:
 
 @pytest.mark.parametrize(
     ("step", "gates", "rows"),
-    [(gru, 3, 18), (gru, 3, 2), (layer_norm, 1, 2), (extremes, 1, 5), (two_products, 1, 17)],
+    [(gru, 3, 18), (gru, 3, 2), (layer_norm, 1, 2), (layer_norm, 1, 17), (extremes, 1, 5), (two_products, 1, 17)],
 )
 def test_cells(step: Any, gates: int, rows: int) -> None:
     f = compare(*network(rows, 36, step, gates), tol=1e-4)
     assert "exchange their columns" in f.explain()
+
+
+def lstm_like(x_t: Any, h: Any, U: Any, g: Any) -> Any:
+    """Four products, whose derivatives are added up."""
+    n = h.shape[1]
+    i, f, c, o = [(x_t + T.dot(h, U))[:, k * n : (k + 1) * n] for k in range(4)]
+    return T.nnet.sigmoid(o) * T.tanh(T.nnet.sigmoid(f) * h * g + T.nnet.sigmoid(i) * T.tanh(c))
+
+
+@pytest.mark.parametrize(("most", "rows"), [(0.3, 1), (0, 2), (8, 3), (16, 5)])
+def test_what_is_waited_for_together(most: float, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exchange, "_AT_ONCE_BY_ROWS", most)
+    monkeypatch.setattr(exchange, "_AT_ONCE", most)
+    f = compare(*network(rows, 20, lstm_like, 4), tol=1e-4)
+    text = f.explain("triton")
+    # Forwards for the state, backwards for four derivatives: at once, or each by itself.
+    assert text.count("while tl.min") == {0: 5, 0.3: 3}.get(most, 2)
+    # The derivative by the state is a sum of four products, and summed over the columns once.
+    assert text.count("tl.sum(") == (5 if rows < 5 else 0)
+
+
+def test_an_inner_axis_in_several_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exchange, "_INNER", 16)
+    f = compare(*network(17, 70, tanh_cell))
+    assert "words" in f.explain("triton")
+    assert f.explain("triton").count("tl.dot(") == 2 * 8
+
+
+def test_programs_that_overtake_each_other() -> None:
+    """Threads that change places as often as can be: whoever is a step ahead takes nothing from the others."""
+    before = sys.getswitchinterval()
+    inputs, outputs, arrays = network(2, 40, two_products)
+    arrays[0], arrays[2] = normal(12, 2, 40), arrays[2] / 4
+    f = compare(inputs, outputs, arrays, tol=1e-4)
+    expected = f(*arrays)
+    try:
+        for interval in (1e-6, 1e-5, 1e-4):
+            sys.setswitchinterval(interval)
+            for found, wanted in zip(f(*arrays), expected, strict=True):
+                np.testing.assert_array_equal(found, wanted)
+    finally:
+        sys.setswitchinterval(before)
 
 
 def test_weights_that_no_program_can_hold(monkeypatch: pytest.MonkeyPatch) -> None:

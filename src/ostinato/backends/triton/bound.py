@@ -67,9 +67,8 @@ class BoundKernel:
         else:
             rows = [torch.empty(shape, dtype=dtype, device=device) for shape, dtype in self._rows]
         have += [*runner.constants, *finals, *rows]
-        exchanged = runner.exchanged() if self._kernel.exchanges else {}
-        have += exchanged.get("exchange", ())
-        self._launch([*[have[i] for i in self._order], *exchanged.get("arrivals", ())])
+        have += runner.exchanged()["exchange"] if self._kernel.exchanges else []
+        self._launch([have[i] for i in self._order])
         return (*finals, *rows, np.int64(self._steps))
 
     def _launch(self, tensors: Sequence[Any]) -> None:

@@ -15,9 +15,10 @@ import numpy as np
 
 from ostinato.backends.triton import philox, scalars
 from ostinato.backends.triton.axes import Axis
-from ostinato.backends.triton.exchange import FEW_ROWS, Exchange
+from ostinato.backends.triton.exchange import Exchange
 from ostinato.backends.triton.layout import Access, Kernel, Value
 from ostinato.backends.triton.operations import PRODUCT_OF
+from ostinato.backends.triton.text import FEW_ROWS
 from ostinato.backends.triton.unsplit import UnsplitError
 from ostinato.graph import Node
 from ostinato.ops.op import OPS
@@ -67,12 +68,20 @@ class Emitter(Exchange):
         if axis is None or (self.is_resident() and axis.size < _SPREAD_FROM):
             return None
         few = rows.size <= FEW_ROWS
-        for columns in (8, 16) if few else (16, 32, 64):
-            for block in (rows.padded,) if few else (16, 32, 64):
-                if -(-rows.size // block) * -(-axis.size // columns) <= self.machine.processors:
-                    axis.kind, axis.spread, self.spread = "parallel", True, axis
-                    return {rows: block, axis: columns}
-        return None
+        # Four warps take 8 of 32 columns each; of 16, all of them would compute the same.
+        options = [
+            {rows: block, axis: columns}
+            for columns in ((8, 16) if few else (32, 16, 64))
+            for block in ((rows.padded,) if few else (16, 32, 64))
+            if -(-rows.size // block) * -(-axis.size // columns) <= self.machine.processors
+        ]
+        if not options:
+            return None
+        axis.kind, axis.spread, self.spread = "parallel", True, axis
+        for self.blocks in options:
+            if self.is_resident():
+                return self.blocks
+        return options[0]
 
     def _fastest(self, parallel: Sequence[Axis]) -> Axis:
         """The axis that lies closest in memory."""
@@ -87,23 +96,10 @@ class Emitter(Exchange):
         for node in [*self.spec.body.params, *self.spec.body.nodes()]:
             if self.spread and self.axes.of(node).count(self.spread) > 1:
                 continue
-            if self._tile_elements(node) > _LARGEST:
+            if self.tile_elements(node) > _LARGEST:
                 raise UnsplitError("an array is too large for a tile")
             if math.prod(a.size for a in self.axes.of(node) if a.kind == "unrolled") > 64:
                 raise UnsplitError("an array has too many elements to be unrolled")
-
-    def _tile_elements(self, node: Node) -> int:
-        """How many elements a tile of a node's value has."""
-        return math.prod(self.extent(a) for a in self.axes.of(node) if a.kind != "unrolled")
-
-    def count_warps(self) -> int:
-        largest = max(map(self._tile_elements, self.spec.body.nodes()), default=1)
-        if self.spread:
-            return 8 if self.by_rows() or max(self.blocks.values()) > 32 else 4
-        if self.uses_dot:
-            widest = max((a.padded for a in self.axes.all if a.kind == "local"), default=1)
-            return max(4, min(16, widest // 8))  # tensor cores make 8 columns at a time
-        return max(1, min(8, largest // 256 if largest > 128 else largest // 32))
 
     def is_resident(self) -> bool:
         """Whether a program can hold all the matrices that its steps read."""
@@ -151,7 +147,6 @@ class Emitter(Exchange):
     def _module(self, sizes: Sequence[tuple[Axis, int]]) -> str:
         plain = [*[f"every{j}" for j in self.thinned], "T", "FIRST"]  # compiled once for all values
         params = [a.name for a in self.accesses]
-        params += ["arrivals"] if self.spread else []
         params += ["status"] if self.spec.has_until else []
         params += [f"{a.name}_{s}" for a in self.accesses for s in a.strides(self.strided)]
         params += [*[f"n{a.number}" for a, _ in sizes], *plain, "ZERO"]
@@ -164,10 +159,8 @@ class Emitter(Exchange):
         if any(n.op.name in RANDOM for n in self.spec.body.nodes()):
             head.append(philox.TEXT)
         lines = [*head, "", "", f"@triton.jit(do_not_specialize={plain})", f"def loop({', '.join(params)}):"]
-        body = [*self._places(sizes), *self.before]
-        if self.spread:
-            body.insert(0, f"WAITS = {self.waits}")
-        return "\n".join([*lines, *["    " + line for line in [*body, *self.inside]]]) + "\n"
+        body = [*self._places(sizes), *self.before, *self.inside]
+        return "\n".join([*lines, *["    " + line for line in body]]) + "\n"
 
     def _places(self, sizes: Sequence[tuple[Axis, int]]) -> list[str]:
         """Where the program's share of each axis lies, and strides that follow from sizes."""
@@ -243,6 +236,7 @@ class Emitter(Exchange):
         self.lines.append("at = tl.cast(t, tl.int64)")
         self._rows(ahead)
         self.lines.append("step = at + FIRST")
+        self.lines += ["mark = at + 1"] if self.spread else []
         self.values[body.t] = Value((), np.array("step", object).reshape(()))
         for node in self.order():
             if node not in self.values:
@@ -279,7 +273,7 @@ class Emitter(Exchange):
         if self.spec.has_until or not self.body.sequences:
             return 1
         n = sum(self.tiles_over(self.axes.of(s)).size for s in self.body.sequences)
-        row = sum(self.tiles_over(self.axes.of(s)).size * self._tile_elements(s) for s in self.body.sequences)
+        row = sum(self.tiles_over(self.axes.of(s)).size * self.tile_elements(s) for s in self.body.sequences)
         per_thread = max(1, row // (32 * self.count_warps()))
         return 1 if self.uses_dot else max(1, min(6, 24 // n, _AHEAD // per_thread))
 

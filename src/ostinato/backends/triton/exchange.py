@@ -1,11 +1,20 @@
 """Programs that exchange what they hold: states so wide that their columns are shared out.
 
-A program writes its part of an array into a slot, waits until all programs with the same rows have, and reads
-the whole of it. There are two slots, for even and for odd steps: who is a step ahead writes to the other one,
-and nobody is two steps ahead. All programs must run at the same time.
+A program writes its part of an array into a slot and reads the whole of it, again and again until all of it is there.
+That shows in the words themselves: 32 bits of a number and 32 of the step it is of, which memory takes and gives at
+once. So what is exchanged crosses memory twice, and no flag has to follow it or be looked at before it. There are two
+slots, for even and for odd steps: who is a step ahead writes to the other one, and nobody is two steps ahead, since
+whoever is at a step has read of all others the step before. All programs must run at the same time.
+
+Source of the method: the protocol LL of NVIDIA's NCCL, which tells words that have arrived by a flag within them.
 """
 
 from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -14,15 +23,49 @@ from ostinato.backends.triton.layout import Access, Value
 from ostinato.backends.triton.operations import REDUCTIONS, neutral
 from ostinato.backends.triton.products import Products
 from ostinato.graph import Node
+from ostinato.ops.op import OPS
 
 # So many elements of the inner axis of a product go into one instruction.
 _INNER = 128
-# Up to so many rows a product is better computed without tensor cores, which take 16 at a time.
-FEW_ROWS = 4
+# So many words a thread may read at once; fewer where its registers hold the weights.
+_AT_ONCE, _AT_ONCE_BY_ROWS = 32, 8
+
+
+class _Part(NamedTuple):
+    """A part of what is exchanged, as a tile of words: a pointer, a mask and a shape."""
+
+    pointer: str
+    mask: str
+    shape: tuple[int, ...]
 
 
 class Exchange(Products):
     """Text for programs of which each holds some columns of the state."""
+
+    def emitted(self, node: Node) -> Value:
+        """The value of a node; sums of products that are computed row by row are summed over the inner axis once."""
+        terms = [self.unsummed.get(i) for i in node.inputs]
+        if node.op is not OPS["add"] or None in terms:
+            return super().emitted(node)
+        return self._summed(node, self.put(f"{terms[0]} + {terms[1]}"))
+
+    def _summed(self, node: Node, terms: str) -> Value:
+        """A product whose terms are known, or a sum of such: summed now, or later with what it is added to."""
+        self.unsummed[node] = terms
+        users = [n for n in self.spec.body.nodes() if node in n.inputs]
+        others = [i for n in users for i in n.inputs if i is not node]
+        alone = len(users) == len(others) == 1 and node not in self.spec.body.results
+        if alone and users[0].op is OPS["add"] and self._is_of_products(others[0]):
+            return Value(self.axes.of(node), np.array("", object).reshape(()))
+        del self.unsummed[node]
+        return Value(self.axes.of(node), np.array(self.put(f"tl.sum({terms}, axis=2)"), object).reshape(()))
+
+    def _is_of_products(self, node: Node) -> bool:
+        """Whether a node is a product, or a sum of nothing but products that nothing else reads."""
+        users = [n for n in self.spec.body.nodes() if node in n.inputs]
+        if len(users) != 1 or node in self.spec.body.results:
+            return False
+        return node in self.products or (node.op is OPS["add"] and all(map(self._is_of_products, node.inputs)))
 
     def _matmul(self, node: Node) -> Value:
         return self._exchanged_product(node) if self.spread else super()._matmul(node)
@@ -66,41 +109,70 @@ class Exchange(Products):
     def offer(self, node: Node) -> None:
         """Write the program's own columns, or what it makes of them, for the others."""
         access = self.exchanged[node]
-        self.offered[node] = self.waits
+        self.offered.append(node)
         if access.kind == "partial":
-            self._offer_partial(node, access)
+            x, axis = node.inputs[0], self.spread
+            assert axis is not None
+            own = self.reduced_tile(self.values[x], (), node.params[0], node.op.name, "float32", masked=True)
+            rows = self.axes.of(x)[0].number
+            place = f" + b{axis.number} * {access.name}_s0 + i{rows} * {access.name}_s1"
+            mask = f"m{rows}"
         else:
             place, mask = self.place(access, self.axes.of(node), ())
-            tile = self.typed(self.values[node], (), "float32")
-            self.lines.append(f"tl.store({self._slot(access)}{place}, {tile}, mask={mask})")
-
-    def _offer_partial(self, node: Node, access: Access) -> None:
-        x, axis = node.inputs[0], self.spread
-        assert axis is not None
-        own = self.reduced_tile(self.values[x], (), node.params[0], node.op.name, "float32", masked=True)
-        rows = self.axes.of(x)[0].number
-        place = f"{self._slot(access)} + b{axis.number} * {access.name}_s0 + i{rows} * {access.name}_s1"
-        self.lines.append(f"tl.store({place}, {own}, mask=m{rows})")
+            own = self.typed(self.values[node], (), "float32")
+        word = f"(({own}).to(tl.int32, bitcast=True).to(tl.int64) & 0xFFFFFFFF) | (mark << 32)"
+        self.lines.append(f'tl.store({self._slot(access)}{place}, {word}, mask={mask}, cache_modifier=".cg")')
 
     def _slot(self, access: Access) -> str:
         return f"{access.name} + (at % 2) * {access.name}_t"
 
-    def _wait_for(self, node: Node) -> None:
-        """Until all programs with the same rows have offered their parts of a node."""
-        if self.waits > self.offered[node]:
-            return
-        self.waits += 1
-        rows = next(a.number for a in self.axes.parallel if a.rows)
-        assert self.spread is not None
-        columns = -(-self.spread.size // self.blocks[self.spread])
-        arrived = f"arrivals + b{rows}"
-        self.lines += [
-            "tl.debug_barrier()",
-            f'tl.atomic_add({arrived}, 1, sem="release", scope="gpu")',
-            f'while tl.atomic_add({arrived}, 0, sem="acquire", scope="gpu") < (at * WAITS + {self.waits}) * {columns}:',
-            "    pass",
-            "tl.debug_barrier()",
+    def _received(self, node: Node) -> list[str]:
+        """What all programs have offered of a node, in parts: float32.
+
+        It is waited for together with what has been offered besides, since memory takes its time to answer.
+        """
+        if node not in self.received:
+            together, words = [], 0.0
+            threads, most = 32 * self.count_warps(), _AT_ONCE_BY_ROWS if self.by_rows() else _AT_ONCE
+            for n in dict.fromkeys([node, *self.offered]):
+                alike = self.exchanged[n].kind == self.exchanged[node].kind and n not in self.received
+                words += sum(math.prod(p.shape) for p in self._parts(n)) / threads if alike else 0
+                if alike and (n is node or words <= most):
+                    together.append(n)
+            parts = [p for n in together for p in self._parts(n)]
+            found = iter(self._awaited(parts))
+            self.received |= {n: [next(found) for _ in self._parts(n)] for n in together}
+        return self.received[node]
+
+    def _awaited(self, parts: Sequence[_Part]) -> list[str]:
+        """What programs have written to places of memory, once all of it is of this step."""
+        words = [f"words{next(self.count)}" for _ in parts]
+        loads = [
+            f"{w} = tl.load({p.pointer}, mask={p.mask}, other=mark << 32, volatile=True)"
+            for w, p in zip(words, parts, strict=True)
         ]
+        oldest = functools.reduce("tl.minimum({}, {})".format, [f"({w} >> 32).to(tl.int32)" for w in words])
+        self.lines += [*loads, f"while tl.min(tl.ravel({oldest})) < mark:", *["    " + x for x in loads]]
+        return [self.put(f"{w}.to(tl.int32).to(tl.float32, bitcast=True)") for w in words]
+
+    def _parts(self, node: Node) -> list[_Part]:
+        """Where in memory what is exchanged of a node is read."""
+        access, axis = self.exchanged[node], self.spread
+        assert axis is not None
+        rows, slot = next(a for a in self.axes.parallel if a.rows), self._slot(access)
+        if access.kind == "partial":
+            columns = -(-axis.size // self.blocks[axis])
+            padded = 1 << (columns - 1).bit_length()
+            others = f"tl.arange(0, {padded})[:, None]"
+            pointer = f"{slot} + {others} * {access.name}_s0 + i{rows.number}[None, :] * {access.name}_s1"
+            return [_Part(pointer, f"({others} < {columns}) & m{rows.number}[None, :]", (padded, self.blocks[rows]))]
+        row, inner = ("[:, None, None]", "[None, None, :]") if self.by_rows() else ("[:, None]", "[None, :]")
+        found = []
+        for start in self.chunks():
+            place = f"i{rows.number}{row} * {access.name}_s0 + (inner{inner} + {start}) * {access.name}_s1"
+            mask = f"m{rows.number}{row}" + self._inner_mask(start, inner)
+            found.append(_Part(f"{slot} + {place}", mask, (self.blocks[rows], self.chunk())))
+        return found
 
     def exchanges(self) -> list[tuple[int, int]]:
         found = []
@@ -122,29 +194,11 @@ class Exchange(Products):
         assert self.spread is not None
         return self.spread.padded if self.by_rows() else min(_INNER, self.spread.padded)
 
-    def by_rows(self) -> bool:
-        """Whether products are computed row by row, without tensor cores."""
-        return next(block for axis, block in self.blocks.items() if axis.rows) <= FEW_ROWS
-
-    def _gathered(self, node: Node) -> list[str]:
-        """All columns of an exchanged array, in parts."""
-        if node not in self.gathered:
-            access, axis = self.exchanged[node], self.spread
-            rows = self.axes.of(node)[0].number
-            assert axis is not None
-            self._wait_for(node)
-            row, inner = ("[:, None, None]", "[None, None, :]") if self.by_rows() else ("[:, None]", "[None, :]")
-            self.gathered[node] = []
-            for start in self.chunks():
-                place = f"i{rows}{row} * {access.name}_s0 + (inner{inner} + {start}) * {access.name}_s1"
-                mask = f"m{rows}{row} & (inner{inner} + {start} < {axis.size})"
-                pointer = f"{self._slot(access)} + {place}"
-                self.gathered[node].append(self._read(pointer, mask))
-        return self.gathered[node]
-
-    def _read(self, pointer: str, mask: str) -> str:
-        """What programs have written, past the cache that multiprocessors have of their own."""
-        return self.put(f'tl.load({pointer}, mask={mask}, other=0, cache_modifier=".cg")')
+    def _inner_mask(self, start: int, expanded: str) -> str:
+        """What of a mask says which of the inner axis exists in a part; nothing if all of it does."""
+        assert self.spread is not None
+        size = self.spread.size
+        return "" if start + self.chunk() <= size else f" & (inner{expanded} + {start} < {size})"
 
     def columns_of(self, access: Access, node: Node, start: int, at: str = "") -> str:
         """The program's columns of a matrix, of which a part of the rows: (rows, columns), or (1, columns, rows)."""
@@ -156,7 +210,7 @@ class Exchange(Products):
             self.offsets[key] = f"o{next(self.count)}"
             place = f"(inner{inner} + {start}) * {access.name}_s0 + i{axis.number}{own} * {access.name}_s1"
             self.before.append(f"{self.offsets[key]} = {place}")
-        mask = f"(inner{inner} + {start} < {axis.size}) & m{axis.number}{own}"
+        mask = f"m{axis.number}{own}" + self._inner_mask(start, inner)
         loaded = f"tl.load({access.name}{at} + {self.offsets[key]}, mask={mask}, other=0)"
         narrow = self.precision == "bf16" and not self.by_rows()
         return self.put(loaded + (".to(tl.bfloat16)" if narrow else ""), "w")
@@ -164,11 +218,13 @@ class Exchange(Products):
     def _exchanged_product(self, node: Node) -> Value:
         a, b = node.inputs
         held, total = self.values[b].tiles, ""
-        for k, (start, x) in enumerate(zip(self.chunks(), self._gathered(a), strict=True)):
+        if self.by_rows():  # in one part
+            (x,) = self._received(a)
+            w = self.columns_of(held, b, 0, " + at * ZERO") if isinstance(held, Access) else held[0]
+            return self._summed(node, self.put(f"{x} * {w}"))
+        for k, (start, x) in enumerate(zip(self.chunks(), self._received(a), strict=True)):
             w = self.columns_of(held, b, start, " + at * ZERO") if isinstance(held, Access) else held[k]
-            if self.by_rows():
-                total = self.put(f"tl.sum({x} * {w}, axis=2)")
-            elif self.precision == "bf16":
+            if self.precision == "bf16":
                 total = self.put(f"tl.dot({x}.to(tl.bfloat16), {w}{', ' + total if total else ''})")
             else:
                 more = f", {total}" if total else ""
@@ -177,15 +233,11 @@ class Exchange(Products):
 
     def _exchanged_sum(self, node: Node) -> Value:
         """A sum or an extreme over the spread axis: of every program's own, in the order of programs."""
-        access, axis = self.exchanged[node], self.spread
+        axis = self.spread
         assert axis is not None
-        name, x = node.op.name, node.inputs[0]
-        rows, columns = self.axes.of(x)[0].number, -(-axis.size // self.blocks[axis])
-        self._wait_for(node)
-        slot = self._slot(access)
-        others = f"tl.arange(0, {1 << (columns - 1).bit_length()})[:, None]"
-        pointer = f"{slot} + {others} * {access.name}_s0 + i{rows}[None, :] * {access.name}_s1"
-        there = f"({others} < {columns})"
-        got = self._read(pointer, f"{there} & m{rows}[None, :]")
-        got = self.put(f"tl.where({there}, {got}, {neutral(name, 'float32')})")
-        return Value(self.axes.of(node), np.array(self.put(REDUCTIONS[name].format(got, 0)), object).reshape(()))
+        (got,) = self._received(node)
+        columns = -(-axis.size // self.blocks[axis])
+        there = f"(tl.arange(0, {1 << (columns - 1).bit_length()})[:, None] < {columns})"
+        got = self.put(f"tl.where({there}, {got}, {neutral(node.op.name, 'float32')})")
+        total = self.put(REDUCTIONS[node.op.name].format(got, 0))
+        return Value(self.axes.of(node), np.array(total, object).reshape(()))

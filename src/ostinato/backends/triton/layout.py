@@ -68,7 +68,7 @@ class Kernel:
     strided : names of the accesses whose strides come with each launch.
     thinned : per output that is recorded at some steps only, which invariant says that it is each so many-th.
     exchanges : for programs that exchange parts at every step, the sizes of what they exchange, in the order of its
-        accesses: float32, twice, for even and for odd steps.
+        accesses: int64 and zero at first, twice, for even and for odd steps.
     constants : arrays that the kernel reads beside the loop's own.
     """
 

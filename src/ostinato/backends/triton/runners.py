@@ -103,10 +103,6 @@ class KernelRunner:
         """Memory for the last states."""
         return [_empty(c.type.shape, c.type.dtype) for c in self.body.carries]
 
-    def _groups(self) -> int:
-        """How many groups of programs with the same rows there are."""
-        return next(-(-axis.size // block) for axis, block in self.kernel.sizes if axis.rows)
-
     def outputs(self, steps: int, every: Sequence[int]) -> list[torch.Tensor]:
         """Memory for the rows of the outputs, of which each `every`-th is recorded."""
         found: dict[int, torch.Tensor] = {}
@@ -127,7 +123,7 @@ class KernelRunner:
     def _launch(self, sources: Sources, status: Any, steps: int, done: int, first: int) -> None:
         """Make steps from number `first + done` on; of sequences, `done` rows are behind."""
         kernel, tensors, numbers = self.prepared(sources, steps, done, first)
-        tensors += [*sources.get("arrivals", ()), *([status] if self.has_until else [])]
+        tensors += [status] if self.has_until else []
         start = time.perf_counter()
         self.notes.launched(kernel, self.notes.told(self.name, kernel), launch(kernel, tensors, numbers), start)
 
@@ -150,11 +146,9 @@ class KernelRunner:
 
     def exchanged(self) -> Sources:
         """Memory in which programs exchange what they hold."""
-        slots = [_empty((2, *shape), "float32") for shape in self.kernel.exchanges]
-        if not slots:
-            return {}
-        arrivals = torch.zeros(self._groups(), dtype=torch.int64, device=default_device())
-        return {"exchange": slots, "partial": slots, "arrivals": [arrivals]}
+        device = default_device()
+        slots = [torch.zeros((2, *shape), dtype=torch.int64, device=device) for shape in self.kernel.exchanges]
+        return {"exchange": slots, "partial": slots}
 
     def bound(self, inputs: Sequence[Any]) -> Runner:
         """The same for inputs of exactly these kinds and sizes, with these numbers: quicker from the second call on."""

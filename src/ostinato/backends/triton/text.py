@@ -16,6 +16,9 @@ from ostinato.graph import Node
 from ostinato.ops.loop import LoopSpec, body_of
 from ostinato.ops.op import OPS
 
+# Up to so many rows a product is better computed without tensor cores, which take 16 at a time.
+FEW_ROWS = 4
+
 
 class Text:
     """Text being written, for a Loop whose body has static types.
@@ -46,9 +49,9 @@ class Text:
         self.constants: list[np.ndarray[Any, Any]] = []
         self.offsets: dict[Any, str] = {}
         self.exchanged: dict[Node, Access] = {}
-        self.offered: dict[Node, int] = {}
-        self.gathered: dict[Node, list[str]] = {}
-        self.waits = 0
+        self.offered: list[Node] = []
+        self.received: dict[Node, list[str]] = {}
+        self.unsummed: dict[Node, str] = {}
         self.spread: Axis | None = None
         outputs = range(len(self.body.outputs))
         self.thinned = {j: place for j in outputs if (place := spec.thinned(j)) is not None}
@@ -91,6 +94,24 @@ class Text:
 
     def local_elements(self, node: Node) -> int:
         return math.prod(a.padded for a in self.axes.of(node) if a.kind == "local")
+
+    def tile_elements(self, node: Node) -> int:
+        """How many elements a tile of a node's value has."""
+        return math.prod(self.extent(a) for a in self.axes.of(node) if a.kind != "unrolled")
+
+    def by_rows(self) -> bool:
+        """Whether the products of programs that exchange columns are computed row by row, without tensor cores."""
+        return next(block for axis, block in self.blocks.items() if axis.rows) <= FEW_ROWS
+
+    def count_warps(self) -> int:
+        """How many warps a program has."""
+        largest = max(map(self.tile_elements, self.spec.body.nodes()), default=1)
+        if self.spread:
+            return 8 if self.by_rows() or max(self.blocks.values()) > 32 else 4
+        if self.uses_dot:
+            widest = max((a.padded for a in self.axes.all if a.kind == "local"), default=1)
+            return max(4, min(16, widest // 8))  # tensor cores make 8 columns at a time
+        return max(1, min(8, largest // 256 if largest > 128 else largest // 32))
 
     # ---- arrays in memory ----
 
