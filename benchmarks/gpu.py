@@ -39,21 +39,20 @@ if __name__ == "__main__":  # before libraries are imported; processes that are 
 
 import numpy as np
 
+import gpu_chains
+import gpu_latency
 import gpu_systems
 import gpu_workloads  # noqa: F401
+from gpu_report import Record, Results
 from gpu_systems import CUDA, SYSTEMS, Runner, System
 from gpu_workloads.base import ROWS, Draw, Row
 from limits import TooLongError, at_most
 from suite import Reference
-from table import OURS, figures, markdown
+from table import OURS
 
 ENOUGH = 2e-3  # seconds: a shorter call is repeated until one timing takes that long
 MOST = 200  # calls in one timing
-SCAN = "lax.scan"
-ORDER = [OURS, *(name for name in SYSTEMS if name != OURS)]
 PROCESSES = 8  # that may measure, one after the other
-
-Record = dict[str, Any]
 
 
 class BrokenError(Exception):
@@ -66,8 +65,10 @@ class BrokenError(Exception):
 class Measuring:
     """Measures rows, one after the other."""
 
-    def __init__(self, args: argparse.Namespace, deadline: float, tell: Callable[[Record], None]) -> None:
-        self.args, self.deadline, self.tell = args, deadline, tell
+    def __init__(
+        self, args: argparse.Namespace, deadline: float, latency: gpu_latency.Measured, tell: Callable[[Record], None]
+    ) -> None:
+        self.args, self.deadline, self.latency, self.tell = args, deadline, latency, tell
         self._passed: set[tuple[Any, ...]] = set()
         self._references: dict[Any, tuple[dict[str, Any], Reference]] = {}
 
@@ -80,7 +81,7 @@ class Measuring:
         cells: dict[str, Record] = {}
         runners: dict[str, Runner] = {}
         record: Record = {"event": "row", "row": row.name, "steps": task.steps, "systems": cells}
-        believed: tuple[str, list[Any]] | None = None
+        believed: tuple[str, list[Any], float] | None = None
         for system in self._asked(row):
             cell = cells[system.name] = {}
             if system.name in skip:
@@ -104,25 +105,39 @@ class Measuring:
                 if some is task:
                     results = runner.arrays(out)
                     record["bytes"] = gpu_systems.bytes_of([*arguments.values(), *results])
-                    believed = believed or (system.name, results)
+                    tolerance = system.as_computed(task).tolerance
+                    believed = believed or (system.name, results, tolerance)
                     cell["difference"] = gpu_systems.difference(results, believed[1])
-                    if not cell["difference"] <= 5 * task.tolerance:
+                    if not cell["difference"] <= 5 * max(tolerance, believed[2]):
                         raise AssertionError(f"differs from {believed[0]} by {cell['difference']:.1e}")
                     del results
                 del out
                 runners[system.name] = runner
         believed = None
+        record["chain"] = self._chain(row, task, arguments)
         self._time(row, runners, cells)
         if OURS in runners and "times" in cells[OURS]:
             cells[OURS]["kernels"] = SYSTEMS[OURS].kernels(runners[OURS], device)  # type: ignore[attr-defined]
         return record
+
+    def _chain(self, row: Row, task: Any, arguments: dict[str, Any]) -> dict[str, float]:
+        """How many operations per step wait for each other, by what they are; none if they cannot be counted."""
+        if not self.latency:
+            return {}
+        shapes = {name: tuple(value.shape) for name, value in arguments.items()}
+        try:
+            path = gpu_chains.chain(task, row.kind, shapes, gpu_chains.costs(self.latency, task))
+        except Exception as error:  # a floor less; the times are what counts
+            print(f"{row.name}: the chain of operations cannot be counted: {error!r}", file=sys.stderr)
+            return {}
+        return dict(zip(gpu_chains.OPERATIONS, path, strict=True))
 
     def _asked(self, row: Row) -> list[System]:
         """The systems of a row, in the order in which they are built."""
         return [
             s
             for s in SYSTEMS.values()
-            if (s.name in self.args.systems and s.version() and s.can(row.task))
+            if (s.name in self.args.systems and s.can(row.task, row.kind) and s.version())
             and not (s.gpu_only and self.args.device != CUDA)
             and not (s.slow and (self.args.quick or s.name not in row.extras))
         ]
@@ -152,7 +167,7 @@ class Measuring:
         key = (system.name, type(task), row.kind, task.precision, task.dtype, shape_of_results)
         if key in self._passed:
             return
-        arguments, reference = self._reference(task)
+        arguments, reference = self._reference(system.as_computed(task))
         torch = gpu_systems.torch_module()
         placed = arguments if torch is None else {n: torch.from_numpy(v).to(device) for n, v in arguments.items()}
         runner = system.build(task, row.kind, placed, device)
@@ -220,8 +235,9 @@ def measure_all(args: argparse.Namespace, job: Record, tell: Callable[[Record], 
         import triton
 
         versions["triton"] = triton.__version__
-    tell({"event": "start", "device": name, "versions": versions, "bandwidth": gpu_systems.bandwidth(args.device)})
-    measuring = Measuring(args, job["deadline"], tell)
+    speed, latency = gpu_systems.bandwidth(args.device), latency_of(job["rows"], args.device)
+    tell({"event": "start", "device": name, "versions": versions, "bandwidth": speed, "latency": latency})
+    measuring = Measuring(args, job["deadline"], latency, tell)
     for row in job["rows"]:
         if time.time() > job["deadline"]:
             tell({"event": "row", "row": row, "late": True})
@@ -241,6 +257,15 @@ def measure_all(args: argparse.Namespace, job: Record, tell: Callable[[Record], 
             torch.cuda.empty_cache()
 
 
+def latency_of(rows: Sequence[str], device: str) -> gpu_latency.Measured:
+    """What operations take that wait for each other; nothing if it cannot be measured."""
+    try:
+        return gpu_latency.measured([ROWS[row].task for row in rows], device == CUDA)
+    except Exception as error:  # no reason to measure nothing else
+        print(f"latencies cannot be measured: {error!r}", file=sys.stderr)
+        return {}
+
+
 # ---- telling, in the process that was started ------------------------------------------
 
 
@@ -248,78 +273,22 @@ class Telling:
     """Prints rows as they come, and the table at the end; keeps all in a file, if there is to be one."""
 
     def __init__(self, args: argparse.Namespace) -> None:
-        self.args = args
-        self.start: Record = {}
-        self.records: dict[str, Record] = {}
+        self.args, self.results = args, Results()
 
     def hear(self, event: Record) -> None:
-        if event["event"] == "start" and not self.start:
-            self.start = {**event, "date": datetime.date.today().isoformat()}
-            print(self.head(), flush=True)
-        elif event["event"] == "row" and self.start:
-            self.records[event["row"]] = event
-            print(" | ".join(f"{name} {text}" if name else text for name, text in self.cells(event)), flush=True)
+        results = self.results
+        if event["event"] == "start" and not results.start:
+            results.start = {**event, "date": datetime.date.today().isoformat()}
+            print(results.head(), flush=True)
+        elif event["event"] == "row" and results.start:
+            results.records[event["row"]] = event
+            print(" | ".join(f"{name} {text}" if name else text for name, text in results.cells(event)), flush=True)
             for name, cell in event.get("systems", {}).items():
                 if "failed" in cell:
                     print(f"    {name}: {cell['failed']}", flush=True)
             if self.args.out:
                 with open(self.args.out, "w", encoding="utf-8") as file:
-                    json.dump({**self.start, "rows": list(self.records.values())}, file, indent=1)
-
-    def head(self) -> str:
-        versions = ", ".join(f"{name} {version}" for name, version in self.start["versions"].items())
-        speed = self.start["bandwidth"] / 1e12
-        return f"{self.start['date']}, {self.start['device']}, {versions}; a copy moves {figures(speed)} TB/s."
-
-    def cells(self, record: Record) -> list[tuple[str, str]]:
-        """The cells of a row, with the heads of their columns."""
-        if "systems" not in record:
-            why = "not measured: no time left" if record.get("late") else record["failed"]
-            return [("", record["row"]), (OURS, why)]
-        found, systems = [("", record["row"])], record["systems"]
-        medians = {n: statistics.median(c["times"]) / c["steps"] for n, c in systems.items() if timed(c)}
-        for name in ORDER:
-            if name in medians:
-                mark = "~" if systems[name]["steps"] < record["steps"] else ""
-                found.append((name, mark + figures(1e6 * medians[name])))
-            elif name in systems:
-                found.append((name, short(systems[name].get("failed", "no result"))))
-        peers = {n: m for n, m in medians.items() if n != OURS}
-        if OURS in medians:
-            if peers:
-                best = min(peers, key=lambda n: peers[n])
-                found.append(("best peer ÷ ours", f"{ratio(systems, best)} ({best})"))
-            if SCAN in peers:
-                found.append(("lax.scan ÷ ours", ratio(systems, SCAN)))
-            floor = record["bytes"] / self.start["bandwidth"] / record["steps"]
-            found.append(("floor ÷ ours", figures(floor / medians[OURS]) if floor > 1e-3 * medians[OURS] else "0"))
-            found.append(("compile, s", figures(max(systems[OURS]["compile"], 1e-3))))
-            found.append(("kernels", systems[OURS].get("kernels", "?")))
-        return found
-
-    def table(self) -> str:
-        """All rows, those of a family together."""
-        rows = [dict(self.cells(self.records[name])) for name in ROWS if name in self.records]
-        last = ["best peer ÷ ours", "lax.scan ÷ ours", "floor ÷ ours", "compile, s", "kernels"]
-        columns = [c for c in [*ORDER, *last] if any(c in row for row in rows)]
-        body = [[row.get(column, "") for column in ("", *columns)] for row in rows]
-        return markdown(["µs per step", *columns], body)
-
-
-def timed(cell: Record) -> bool:
-    return "times" in cell and "failed" not in cell
-
-
-def ratio(systems: Record, peer: str) -> str:
-    """How many times as long as we a peer takes per step: the median over the rounds."""
-    ours, theirs = systems[OURS], systems[peer]
-    scale = ours["steps"] / theirs["steps"]
-    return figures(scale * statistics.median(t / o for t, o in zip(theirs["times"], ours["times"], strict=True)))
-
-
-def short(failed: str) -> str:
-    """A failure for a cell; what it says in full is printed below its row."""
-    return failed if failed.startswith(("AssertionError: differs", "longer")) else failed.partition(":")[0]
+                    json.dump(results.content(), file, indent=1)
 
 
 def supervise(args: argparse.Namespace, job: Record, tell: Callable[[Record], None]) -> None:
@@ -421,6 +390,9 @@ def read_arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=0.6, help="for the rounds of a row; there are three at least")
     parser.add_argument("--limit", type=float, default=40, metavar="SECONDS", help="to build one function")
     parser.add_argument("--out", metavar="FILE.json", help="where every time goes, after each row")
+    parser.add_argument(
+        "--report", metavar="FILE.json", help="measure nothing; the documentation's table of such a file"
+    )
     parser.add_argument("--device", choices=(CUDA, "cpu"), default=CUDA, help="cpu: tiny sizes, to try this script")
     parser.add_argument("--dynamic", action="store_true", help="do not tell Ostinato the sizes of a model")
     parser.add_argument("--cold", action="store_true", help="without what earlier runs left in Triton's cache")
@@ -435,7 +407,7 @@ def read_arguments(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def chosen_rows(args: argparse.Namespace) -> list[str]:
-    """Names of rows: those of a quick run first, then one of each family in turn."""
+    """Names of rows: those of a quick run first, then one of each family in turn, and the huge ones last."""
     parts = [part.lower() for part in args.only or [""]]
     named = [row for row in ROWS.values() if any(p in row.name.lower() for p in parts)]
     rest: dict[type, list[str]] = {}
@@ -443,7 +415,8 @@ def chosen_rows(args: argparse.Namespace) -> list[str]:
         if not row.quick:
             rest.setdefault(type(row.task), []).append(row.name)
     turns = itertools.chain.from_iterable(itertools.zip_longest(*rest.values()))
-    return [r.name for r in named if r.quick] + [name for name in turns if name]
+    others = sorted((name for name in turns if name), key=lambda name: ROWS[name].task.huge)
+    return [r.name for r in named if r.quick] + others
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -453,14 +426,18 @@ def main(argv: Sequence[str] | None = None) -> None:
         return work(args)
     if args.list:
         return print("\n".join(chosen_rows(args)))
+    if args.report:
+        with open(args.report, encoding="utf-8") as file:
+            results = Results.read(json.load(file))
+        return print(f"{results.head()}\n\n{results.document()}")
     telling = Telling(args)
     job = {"rows": chosen_rows(args), "skip": {}, "deadline": time.time() + args.budget}
     (measure_all if args.one_process else supervise)(args, job, telling.hear)
-    if not telling.start:
+    if not telling.results.start:
         sys.exit("Nothing could be measured.")
-    print(f"\n{telling.head()}\n")
+    print(f"\n{telling.results.head()}\n")
     print("Microseconds per step; ~: fewer steps were run. Ratios are medians over the rounds.\n")
-    print(telling.table(), flush=True)
+    print(telling.results.table(), flush=True)
     return None
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import dataclasses
 import importlib.metadata
 import importlib.util
 import re
@@ -22,6 +23,7 @@ import numpy as np
 import ostinato
 import ostinato.tensor as T
 from gpu_workloads.base import FLOAT64, Draw, Ops, Task, TorchDraw, loop, stacked
+from gpu_workloads.linear import DeltaRule
 from suite import FORWARD
 
 UNROLL = 8  # steps of lax.scan in one round of its loop
@@ -117,8 +119,12 @@ class System(ABC):
         except importlib.metadata.PackageNotFoundError:
             return None
 
-    def can(self, task: Task) -> bool:
+    def can(self, task: Task, kind: str) -> bool:
         return True
+
+    def as_computed(self, task: Task) -> Task:
+        """The task with the precision that the system's results have, if it has no choice."""
+        return task
 
     @abstractmethod
     def build(self, task: Task, kind: str, arguments: dict[str, Any], device: str) -> Runner:
@@ -219,7 +225,7 @@ class AssociativeScan(Scan):
     name = "associative_scan"
     most_steps = None
 
-    def can(self, task: Task) -> bool:
+    def can(self, task: Task, kind: str) -> bool:
         return hasattr(task, "associative")
 
     def body(self, jax: Any, task: Task, arguments: dict[str, Any]) -> list[Any]:
@@ -305,7 +311,7 @@ class Cudnn(System):
 
     name, package = "cuDNN", "torch"
 
-    def can(self, task: Task) -> bool:
+    def can(self, task: Task, kind: str) -> bool:
         return bool(task.cudnn)
 
     def build(self, task: Task, kind: str, arguments: dict[str, Any], device: str) -> Runner:
@@ -341,9 +347,78 @@ class Cudnn(System):
         return Runner(forward if kind == FORWARD else gradient, torch_wait(device), arrays)
 
 
+class FlashLinearAttention(System):
+    """The kernel of flash-linear-attention that goes step by step: by hand, in Triton, without a gradient.
+
+    It computes, for each of H heads of a batch of B, with keys k, values v, queries q and rates of writing beta,
+
+        S = exp(g) S;  S = S + k (beta (v - k S));  o = scale q S,
+
+    from arrays of shape (B, steps, H, size), (B, steps, H) for g and beta, and (B, H, size, size) for S. That is our
+    rule with g = log a, scale 1 and a batch of one. The logarithm is taken before the clock starts.
+    """
+
+    name = package = "flash-linear-attention"
+    function: ClassVar[str] = "fused_recurrent_gated_delta_rule"
+    gpu_only = True
+
+    def version(self) -> str | None:
+        """The version of the package, or of `fla-core`, which has the kernels since 2025 and can be installed alone."""
+        if importlib.util.find_spec("fla") is None:
+            return None
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            return super().version() or importlib.metadata.version("fla-core")
+        return None
+
+    def can(self, task: Task, kind: str) -> bool:
+        return isinstance(task, DeltaRule) and kind == FORWARD
+
+    def build(self, task: Task, kind: str, arguments: dict[str, Any], device: str) -> Runner:
+        import torch
+
+        q, k, v, a, b, S0 = (x[None] for x in arguments.values())
+        leaves = [x.detach().clone().requires_grad_(kind != FORWARD) for x in (q, k, v)]
+        rule = getattr(importlib.import_module("fla.ops.gated_delta_rule"), self.function)
+        given = {"g": a.log(), "beta": b, "initial_state": S0, "scale": 1.0}
+
+        def forward() -> list[Any]:
+            with torch.no_grad():
+                return [rule(*leaves, **given)[0][0]]
+
+        def gradient() -> list[Any]:
+            cost = task.cost([rule(*leaves, **given)[0][0]], arguments)
+            return [cost.detach(), *(slope[0] for slope in torch.autograd.grad(cost, leaves))]
+
+        return Runner(forward if kind == FORWARD else gradient, torch_wait(device))
+
+
+class ChunkedAttention(FlashLinearAttention):
+    """Its other form: chunks of steps as products of matrices on tensor cores, which round to TF32; with a gradient."""
+
+    name = "flash-linear-attention, chunked"
+    function = "chunk_gated_delta_rule"
+
+    def can(self, task: Task, kind: str) -> bool:
+        return isinstance(task, DeltaRule)
+
+    def as_computed(self, task: Task) -> Task:
+        return dataclasses.replace(task, precision="tf32")
+
+
 SYSTEMS: dict[str, System] = {
     s.name: s
-    for s in (Cudnn(), Scan(), AssociativeScan(), TorchLoop(), Graph(), UnrolledScan(), Compiled(), Ostinato())
+    for s in (
+        Cudnn(),
+        Scan(),
+        AssociativeScan(),
+        FlashLinearAttention(),
+        TorchLoop(),
+        Graph(),
+        UnrolledScan(),
+        Compiled(),
+        ChunkedAttention(),
+        Ostinato(),
+    )
 }  # in the order in which they are built; those to be believed before those that are compared with them
 
 

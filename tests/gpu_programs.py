@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -201,6 +202,43 @@ def compile_program(name: str) -> None:
             print(json.dumps(told | {"stepped": f._run.notes.stepped}), flush=True)
 
 
+# Of each kernel that times operations: the pointers' type, and the instruction that the others wait for.
+CHAINS = {
+    ("arithmetic", "float32"): ("fp32", r"fma\.rn\.f32"),
+    ("arithmetic", "float64"): ("fp64", r"fma\.rn\.f64"),
+    ("quotient", "float32"): ("fp32", r"div\.full\.f32"),
+    ("quotient", "float64"): ("fp64", r"div\.rn\.f64"),
+    ("function", "float32"): ("fp32", r"ex2\.approx\S*\.f32"),
+    ("function", "float64"): ("fp64", r"add\.rn\.f64"),
+    ("product", "tf32"): ("fp32", r"mma\.\S*\.tf32"),
+    ("product", "bf16"): ("fp32", r"mma\.\S*\.bf16"),
+}
+
+
+def compile_chains() -> None:
+    """Print what the kernels of `benchmarks/gpu_kernels.py` need, and how many instructions are left of each chain."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
+    from gpu_kernels import KERNELS
+
+    for (operation, kind), (type_, instruction) in CHAINS.items():
+        signature = {**dict.fromkeys(("start", "constant", "result"), f"*{type_}"), "n": "i32", "AT_ONCE": "constexpr"}
+        constants: dict[tuple[int, ...], Any] = {(4,): 8}
+        if operation == "product":
+            signature["HALF"], constants[(5,)] = "constexpr", kind == "bf16"
+        divisible = {(k,): [["tt.divisibility", 16]] for k in range(4)}
+        source = ASTSource(fn=KERNELS[operation], signature=signature, constexprs=constants, attrs=divisible)
+        options = {"num_warps": 1, "enable_fp_fusion": True}
+        compiled = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
+        registers, stack = resources(compiled)
+        told = {"program": "chains", "kernel": f"{operation}, {kind}", "shared": compiled.metadata.shared}
+        told |= {"registers": registers, "stack": stack, "stepped": {}}
+        print(json.dumps(told | {"instructions": len(re.findall(instruction, compiled.asm["ptx"]))}), flush=True)
+
+
 if __name__ == "__main__":
     for program in sys.argv[1:]:
-        compile_program(program)
+        compile_chains() if program == "chains" else compile_program(program)

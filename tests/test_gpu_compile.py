@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import on_gpu  # noqa: F401 - skips all of this where the extra is not installed
-from gpu_programs import PROGRAMS
+from gpu_programs import CHAINS, PROGRAMS
 
 # Bytes of shared memory that a program may have, on an H100 or H200.
 SHARED = 232_448
@@ -35,7 +35,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, 
     environ["TRITON_CACHE_DIR"] = str(tmp_path_factory.mktemp("triton"))
     script = Path(__file__).with_name("gpu_programs.py")
     done = subprocess.run(
-        [sys.executable, "-W", "error", str(script), *PROGRAMS],
+        [sys.executable, "-W", "error", str(script), *PROGRAMS, "chains"],
         env=environ,
         cwd=script.parent,
         capture_output=True,
@@ -43,7 +43,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, 
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    kernels: dict[str, list[dict[str, Any]]] = {name: [] for name in PROGRAMS}
+    kernels: dict[str, list[dict[str, Any]]] = {name: [] for name in (*PROGRAMS, "chains")}
     for line in done.stdout.splitlines():
         told = json.loads(line)
         kernels[told["program"]].append(told)
@@ -57,3 +57,13 @@ def test_kernels_compile_and_fit(program: str, found: dict[str, list[dict[str, A
         assert kernel["shared"] <= SHARED, kernel
         assert kernel["stack"] <= STACK.get(program, 0), kernel
         assert set(kernel["stepped"].values()) == STEPPED.get(program, set()), kernel
+
+
+def test_kernels_that_time_operations_keep_their_chains(found: dict[str, list[dict[str, Any]]]) -> None:
+    assert [kernel["kernel"] for kernel in found["chains"]] == [", ".join(chain) for chain in CHAINS]
+    # Tensor cores make a product in halves of its columns, and these of TF32 in two parts.
+    parts = {"product, tf32": 4, "product, bf16": 2}
+    for kernel in found["chains"]:
+        assert kernel["instructions"] >= 8 * parts.get(kernel["kernel"], 1), kernel
+        assert kernel["shared"] <= SHARED, kernel
+        assert kernel["stack"] == 0, kernel

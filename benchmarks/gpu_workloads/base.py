@@ -54,6 +54,11 @@ class Task(Workload):
         how = {"ieee": "float32"}.get(self.precision, self.precision) if self.has_products else ""
         return ", ".join(part for part in (self.title, FLOAT64 if self.dtype == FLOAT64 else how) if part)
 
+    @property
+    def huge(self) -> bool:
+        """Whether arrays have gigabytes: such rows come last, since some libraries keep the memory that they had."""
+        return False
+
     @abstractmethod
     def arguments(self, draw: Draw) -> dict[str, Any]:  # type: ignore[override]
         """The arguments by name, in order: arrays all."""

@@ -23,6 +23,10 @@ class Affine(Task):
     def title(self) -> str:
         return f"h = a h + b, {power(self.lanes)} lane{'s' * (self.lanes > 1)}, T = {power(self.steps)}"
 
+    @property
+    def huge(self) -> bool:
+        return self.steps * self.lanes >= 10**9
+
     def arguments(self, draw: Draw) -> dict[str, Any]:
         shape = self.steps, self.lanes
         return {"a": draw.uniform(0.5, 1.0, *shape), "b": draw.normal(*shape), "h0": draw.normal(self.lanes)}
@@ -56,7 +60,7 @@ class DeltaRule(Task):
     size: int = 64
 
     wrt = ("q", "k", "v")
-    tiny: ClassVar[dict[str, int]] = {"heads": 3, "size": 4, "steps": 6}
+    tiny: ClassVar[dict[str, int]] = {"heads": 3, "size": 16, "steps": 6}
     static: ClassVar[dict[str, int]] = {"q": 1, "k": 1, "v": 1, "S0": 2}
     sequences = ("q", "k", "v", "a", "b")
 
@@ -152,4 +156,6 @@ for lanes, steps in ((1, 10**7), (100, 10**6), (10**4, 10**4)):
     register(Affine(lanes=lanes, steps=steps), FORWARD, quick=lanes != 100)
 register(Affine(lanes=10**4, steps=2 * 10**4), FORWARD)
 register(Affine(lanes=100, steps=10**5), FORWARD, GRADIENT)
+for lanes, steps in ((10, 10**7), (10**3, 10**5), (10**3, 10**6), (100, 10**7)):  # 10⁴ lanes of 10⁷ fit no GPU
+    register(Affine(lanes=lanes, steps=steps), FORWARD)
 register(HMM(), FORWARD, GRADIENT, quick=True)

@@ -5,7 +5,7 @@ The cost is the sum of the squares of all hidden states; a training step is its 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from gpu_workloads.base import EPSILON, Draw, Task, register
@@ -31,7 +31,12 @@ class Network(Task):
 
     @property
     def title(self) -> str:
-        return f"{self.label}, B = {self.batch}, H = {self.units}"
+        shorter = "" if self.steps == Network.steps else f", T = {self.steps}"
+        return f"{self.label}, B = {self.batch}, H = {self.units}{shorter}"
+
+    @property
+    def huge(self) -> bool:
+        return self.batch * self.units > 10**6
 
     def arguments(self, draw: Draw) -> dict[str, Any]:
         n, width = self.units, self.gates * self.units
@@ -163,13 +168,16 @@ class LayerNormLSTM(Network):
 
 
 SHAPES = ((32, 128), (32, 256), (256, 128), (1, 1024), (2048, 128), (1, 128), (32, 64), (64, 512))
+CORNERS = ((1, 64), (2048, 64), (32, 1024), (256, 1024), (2048, 1024))
 BOTH = (FORWARD, GRADIENT)
 
 for network in (LSTM, LayerNormLSTM, GRU):
-    for batch, units in SHAPES[:4] if network is LayerNormLSTM else SHAPES:
+    for batch, units in SHAPES[:5] if network is LayerNormLSTM else (*SHAPES, *CORNERS):
         central = (batch, units) == (32, 128) or (network is LSTM and (batch, units) in SHAPES[:3])
         compiled = (network, batch, units) in ((LayerNormLSTM, 32, 128), (LSTM, 32, 256))
         task = network(batch=batch, units=units)
+        if task.huge:  # what torch's loop keeps for derivatives has to fit, too
+            task = replace(task, steps=64)
         register(task, FORWARD, quick=central, extras=("torch.compile",) if compiled else ())
         register(task, GRADIENT, quick=central, extras=("torch.compile",) if compiled and network is not LSTM else ())
 for batch, units in SHAPES[:3]:
