@@ -14,7 +14,7 @@ What is counted are the graph's operations as they stand. What is doubtful is de
 - sums and extremes of n elements are log2 n operations, as if no element had to come from another thread;
 - a product of matrices is the smallest one that tensor cores do, with the way of its result into the next one,
   and for inner sizes above 16 the additions of log2(size / 16) partial sums;
-- a state that enters affinely, element by element, can be had by a tree: log2 of the number of steps for all steps.
+- a loop that Ostinato can cut into chunks, as its state enters affinely, is a tree: log2 of the steps for all of them.
 
 Not counted: what memory, arithmetic units and the exchange between processors have to do. Another order of
 operations, or another algorithm, may have a shorter chain.
