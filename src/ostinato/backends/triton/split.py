@@ -92,15 +92,26 @@ class _Split:
             [i for n in readers for i in n.inputs if i in free] + [r for r in results if r in free]
         )
         sources = {body.t, *body.sequences}
-        for node in frontier:
+        parts = self._views(results) if views else []
+        for node in [*parts, *frontier]:
             work = [n for n in topological([node], stop=sources) if n in self.bound and n not in sources]
             leaves = any(n.op.name in _COSTLY for n in work) or (work and not body.carries)
-            if views and work and all(n.op in (SUBTENSOR, DIMSHUFFLE) for n in work):
-                leaves = True
-            if leaves and can_batch([node], sources):
+            if (leaves or node in parts) and can_batch([node], sources):
                 # Taps make sequences longer than the loop, by more or less.
                 table = {n: x[: self.trips] if n in body.sequences else x for n, x in self.rows.items()}
                 self.rows[node] = batched([node], {**table, body.t: arange(self.trips)}, self.trips)[0]
+
+    def _views(self, results: Sequence[Node]) -> list[Node]:
+        """What only arranges a part of a sequence's row, and is read by what does more."""
+        found = set(self.body.sequences)
+        last: dict[Node, None] = {}
+        for node in topological(results):
+            if node.op in (SUBTENSOR, DIMSHUFFLE) and node.inputs[0] in found and not self.bound & {*node.inputs[1:]}:
+                found.add(node)
+            else:
+                last |= dict.fromkeys(i for i in node.inputs if i in found)
+        last |= dict.fromkeys(r for r in results if r in found)
+        return [n for n in last if n not in self.body.sequences]
 
     # ---- sums over the steps ----
 
