@@ -17,6 +17,7 @@ import ostinato.tensor as T
 from on_gpu import ON_GPU, normal, torch
 from ostinato import function, shared
 from ostinato.backends.triton.kernels import rehearsal
+from ostinato.backends.triton.run import Program
 from ostinato.backends.triton.tensors import default_device
 
 scan = ostinato.scan
@@ -451,3 +452,35 @@ def test_without(hidden: list[str], problem: str) -> None:
     assert "device='auto'" in by_device
     assert imported == ("[]" if hidden else "['torch']")
     assert re.search(problem, by_device)
+
+
+def test_a_call_that_memory_is_too_small_for_keeps_less(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, a, y = rnn("float32")
+    outputs = [T.sum(y[-1] ** 2), T.grad(T.sum(y[-1] ** 2), a)]
+    small, large = ([normal(n, 3), normal(3)] for n in (5, 60))
+    f = function([x, a], outputs, device="cuda")
+    g = function([x, a], outputs, mode="reference")
+    run, tried = Program.run, []
+
+    def limited(self: Program, values: Any) -> Any:
+        if self is f._run._program:
+            tried.append(values[0].shape[0])
+            if values[0].shape[0] > 10:
+                raise torch.cuda.OutOfMemoryError("no memory")
+        return run(self, values)
+
+    monkeypatch.setattr(Program, "run", limited)
+    monkeypatch.setattr("ostinato.backends.triton.executable.free_memory", lambda: 4000)
+    for arrays in (small, large, large, small):
+        for found, wanted in zip(f(*arrays), g(*arrays), strict=True):
+            np.testing.assert_allclose(found.cpu(), wanted, rtol=1e-5, atol=1e-6)
+    assert tried == [5, 60, 5]  # what did not fit once is not tried again
+    assert "its loops kept less" in f.explain()
+    assert "blocks of gradient of rnn" in f.explain()
+    monkeypatch.setattr("ostinato.backends.triton.executable.free_memory", lambda: 10)
+    with pytest.raises(torch.cuda.OutOfMemoryError, match="no memory"):
+        f(normal(61, 3), normal(3))
+    with ostinato.config.change_flags(memory_budget="none"):
+        f = function([x, a], outputs, device="cuda")
+    with pytest.raises(torch.cuda.OutOfMemoryError, match="no memory"):
+        f(*large)

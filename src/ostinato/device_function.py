@@ -12,9 +12,13 @@ from ostinato.backends.triton.executable import DeviceExecutable, adopt, is_fore
 from ostinato.backends.triton.kernels import is_rehearsal
 from ostinato.backends.triton.tensors import default_device, torch_dtype
 from ostinato.closing import Closed, In
+from ostinato.config import config
 from ostinato.device import Choice
 from ostinato.function import Function
 from ostinato.graph import Graph
+from ostinato.ops.loop import LOOP
+from ostinato.rewrite.checkpoints import with_budget
+from ostinato.rewrite.pipeline import rewrite
 from ostinato.shared import SHARED_VALUES
 from ostinato.types import TensorType
 
@@ -36,7 +40,14 @@ class DeviceFunction(Function):
         self._defaults = [None if d is None else self._run.moved(d) for d in self._defaults]
 
     def _compiled(self, closed: Graph) -> DeviceExecutable:
-        return DeviceExecutable(self.graph)
+        if config.memory_budget != "auto" or not any(n.op is LOOP for n in closed.nodes()):
+            return DeviceExecutable(self.graph)
+
+        def frugal(budget: int) -> Graph:
+            with config.change_flags(floatX=self._floatX):
+                return rewrite(with_budget(closed, budget))
+
+        return DeviceExecutable(self.graph, frugal)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the computation; see `Function`. Results that are tensors may still be being computed when it returns."""

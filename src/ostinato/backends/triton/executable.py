@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,11 +14,11 @@ from ostinato.backends.reference import Interpreter
 from ostinato.backends.triton.kernels import is_interpreted, is_rehearsal
 from ostinato.backends.triton.notes import TO_DEVICE, Notes
 from ostinato.backends.triton.replay import Replay
-from ostinato.backends.triton.run import Program, is_kept, on_device, place_of, to_device, to_host
+from ostinato.backends.triton.run import Program, is_kept, on_device, place_of, signature, to_device, to_host
 from ostinato.backends.triton.tensors import default_device, torch_dtype
 from ostinato.config import config
 from ostinato.device import require_gpu
-from ostinato.errors import OstinatoError, OstinatoTypeError
+from ostinato.errors import MemoryBudgetError, OstinatoError, OstinatoTypeError
 from ostinato.graph import Graph
 from ostinato.rewrite.engine import run_passes
 from ostinato.rewrite.log_products import written_out
@@ -29,11 +29,16 @@ _WASTE = 4
 
 
 class DeviceExecutable:
-    """A Graph compiled for the device: a callable from arrays, one per param, to arrays of NumPy, one per result."""
+    """A Graph compiled for the device: a callable from arrays, one per param, to arrays of NumPy, one per result.
 
-    def __init__(self, graph: Graph) -> None:
+    Parameters
+    ----------
+    frugal : makes the same Graph within so many bytes for what its loops keep, for calls that memory is too small for.
+    """
+
+    def __init__(self, graph: Graph, frugal: Callable[[int], Graph] | None = None) -> None:
         graph = run_passes(graph, (written_out,))
-        self._graph, self.notes = graph, Notes()
+        self._graph, self.notes, self._frugal = graph, Notes(), frugal
         self._precision = config.gpu_precision
         start = time.perf_counter()
         self._program = Program(graph, self.notes)
@@ -41,6 +46,9 @@ class DeviceExecutable:
         self.notes.seconds["plan"] += time.perf_counter() - start
         # The constants are tensors that every call reads.
         self._constants = {place_of(x) for x in self._program.template if isinstance(x, torch.Tensor)}
+        # By the sizes that memory is too small for, what computes the same and keeps less; and by its budget.
+        self._for_sizes: dict[Any, Program] = {}
+        self._for_budget: dict[int, Program] = {}
 
     def __call__(self, values: Sequence[Any]) -> list[Any]:
         return [self.as_array(r) for r in self.run([self.moved(v) for v in values])]
@@ -74,11 +82,35 @@ class DeviceExecutable:
 
     def _results(self, values: Sequence[Any]) -> list[Any]:
         try:
-            return self._replay.run(values)
+            if self._for_sizes and (found := self._for_sizes.get(signature(values))) is not None:
+                return found.run(values)
+            try:
+                return self._replay.run(values)
+            except torch.cuda.OutOfMemoryError as error:
+                if self._frugal is None:
+                    raise
+                return self._within_memory(values, error)
         except OstinatoError:
             if not is_rehearsal():
                 Interpreter(self._graph)([to_host(v, self.notes) for v in values])
             raise
+
+    def _within_memory(self, values: Sequence[Any], error: Exception) -> list[Any]:
+        """The results, by a program that keeps no more than half of the memory that is free."""
+        budget = 1 << max(0, (free_memory() // 2).bit_length() - 1)  # rounded, so that few programs are made
+        assert self._frugal is not None
+        try:
+            program = self._for_budget.get(budget)
+            if program is None:
+                graph = run_passes(self._frugal(budget), (written_out,))
+                program = self._for_budget[budget] = Program(graph, self.notes)
+            results = program.run(values)
+        except (MemoryBudgetError, torch.cuda.OutOfMemoryError):
+            raise error from None
+        self._constants |= {place_of(x) for x in program.template if isinstance(x, torch.Tensor)}
+        self._for_sizes[signature(values)] = program
+        self.notes.kept_less = True
+        return results
 
     # ---- out ----
 
@@ -115,6 +147,12 @@ class DeviceExecutable:
             sorted(notes.called_out),
             note="\n".join(notes.lines),
         )
+
+
+def free_memory() -> int:
+    """The bytes of the GPU's memory that could still be taken."""
+    torch.cuda.empty_cache()
+    return int(torch.cuda.mem_get_info()[0])
 
 
 def _device_name() -> str:

@@ -23,6 +23,7 @@ class Notes:
     called_out : ops that NumPy computes, on arrays that go to the host and back.
     transfers : how many arrays went which way, those of arguments and results included.
     calls : of the function.
+    kept_less : whether memory was too small for a call, so that its loops kept less.
     seconds : spent on making kernels, by stage.
     """
 
@@ -33,6 +34,7 @@ class Notes:
         self.called_out: set[str] = set()
         self.transfers: Counter[str] = Counter()
         self.calls = 0
+        self.kept_less = False
         self.seconds: dict[str, float] = defaultdict(float)
 
     def told(self, loop: str, kernel: Kernel) -> str:
@@ -64,6 +66,8 @@ class Notes:
         lines += [f"Loop {name} runs step by step on the device: {why}." for name, why in sorted(self.stepped.items())]
         if not lines:
             lines.append("No loop was run so far.")
+        if self.kept_less:
+            lines.append("Memory was too small for a call: its loops kept less, and made steps again.")
         moved = ", ".join(f"{_plural(n, 'array')} {way}" for way, n in sorted(self.transfers.items())) or "nothing"
         lines.append(f"Moved in {_plural(self.calls, 'call')}: {moved}; nothing while a kernel runs.")
         return lines

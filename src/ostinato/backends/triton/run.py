@@ -56,7 +56,7 @@ class Program:
 
     def run(self, values: Sequence[Any]) -> list[Any]:
         """The results for params: tensors on the device, and NumPy's integer scalars."""
-        key = _signature(values) if self._remember else None
+        key = signature(values) if self._remember else None
         known = self._known.get(key) if key is not None else None
         if known is not None:
             return self._run(values, *known)
@@ -69,7 +69,7 @@ class Program:
 
     def bound(self, values: Sequence[Any]) -> Callable[[Sequence[Any]], list[Any]] | None:
         """`run` for values of exactly these kinds and sizes, with these numbers; None if it was not run for them."""
-        known = self._known.get(_signature(values)) if self._remember else None
+        known = self._known.get(signature(values)) if self._remember else None
         return None if known is None else lambda values: self._run(values, *known)
 
     def _run(
@@ -114,7 +114,7 @@ class Program:
         return _Operation(node, self.notes)
 
 
-def _signature(values: Sequence[Any]) -> tuple[Any, ...]:
+def signature(values: Sequence[Any]) -> tuple[Any, ...]:
     """What sizes follow from: the shapes of tensors and the values of scalars on the host."""
     return tuple([(type(v), v.shape) if isinstance(v, (torch.Tensor, Reversed)) else v.item() for v in values])
 
