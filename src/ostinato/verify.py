@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+from weakref import WeakKeyDictionary
+
 from ostinato.errors import OstinatoError, VerificationError
 from ostinato.graph import Graph, Node
 from ostinato.ops.leaf import INPUT
 from ostinato.ops.loop import LOOP
 from ostinato.ops.op import params_of
+
+# What the ops of nodes inferred. Nodes do not change, and most are in every graph on the way through the passes.
+_inferred: WeakKeyDictionary[Node, Any] = WeakKeyDictionary()
 
 
 def verify(graph: Graph, when: str = "") -> None:
@@ -43,8 +49,13 @@ def _node_problems(node: Node, params: set[Node], inside_loop: bool) -> list[str
         return [] if node in params else [f"input {node.name or node.params[0]} is free"]
     if node.op.name == "shared":
         return [f"shared variable {node.name} inside a loop"] if inside_loop else []
+    if _inferred.get(node) is node.type:
+        return []
     try:
         inferred = node.op.infer(*node.inputs, **params_of(node))
     except OstinatoError as error:
         return [f"{node.op}: {error}"]
-    return [] if inferred == node.type else [f"{node.op} has type {node.type}, but infers {inferred}"]
+    if inferred != node.type:
+        return [f"{node.op} has type {node.type}, but infers {inferred}"]
+    _inferred[node] = node.type
+    return []

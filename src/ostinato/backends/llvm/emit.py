@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from llvmlite import ir
 
 from ostinato.backends.llvm import library_calls, parts, philox, vector_math
+from ostinato.backends.llvm.lines import Builder
 from ostinato.backends.llvm.scalar import (
     I8,
     I32,
@@ -125,7 +126,6 @@ class Frame(NamedTuple):
     enter: Any
     body: Any
     after: Any
-    top: Any
 
 
 class Emitter:
@@ -147,7 +147,7 @@ class Emitter:
 
     def begin(self, function: Any, block: Any, context: Any, captures: parts.Captures | None = None) -> None:
         """Write a function from here on. `context` is None for a routine, which takes no memory and does not fail."""
-        self.function, self.builder, self.context = function, ir.IRBuilder(block), context
+        self.function, self.builder, self.context = function, Builder(block), context
         self.scopes = [Scope(None, None, 0)]
         self.captures = captures
         if context is not None:
@@ -166,7 +166,7 @@ class Emitter:
 
     def _exit_block(self, name: str, code: int) -> Any:
         block = self.function.append_basic_block(name)
-        ir.IRBuilder(block).ret(I32(code))
+        Builder(block).ret(I32(code))
         return block
 
     # ---- values ----
@@ -222,7 +222,8 @@ class Emitter:
             return
         b, block, inner = self.builder, self.builder.block, self.scopes[depth + 1]
         jump = inner.preheader.terminator
-        inner.preheader.instructions.remove(jump)
+        last = inner.preheader.instructions.pop()
+        assert last is jump, "a block ends with its terminator"
         inner.preheader.terminator = None
         b.position_at_end(inner.preheader)
         yield
@@ -519,7 +520,7 @@ class Emitter:
             for c, p, q in zip(stmt.columns, frame.phis[n::2], frame.phis[n + 1 :: 2], strict=True)
             for v in self._grown(c, p, q, frame)
         ]
-        finals, trips = self.close(frame, [*nexts, *rows], until)
+        finals, trips = self.close(frame, [*nexts, *rows], until, stmt.trips is not None)
         names = [*[c.result for c in stmt.carried], *[c.result for c in stmt.columns]]
         for var, final in zip(names, [*finals[:n], *finals[n::2]], strict=True):
             self.define(var, final)
@@ -583,7 +584,7 @@ class Emitter:
         """
         b = self.builder
         if self.scopes[-1].takes_memory:
-            b.store(frame.top, self._word(TOP))
+            b.store(self._top(frame), self._word(TOP))
             self.scopes[-1].takes_memory = False
         used = b.add(frame.t, I64(1)) if column.used is None else self.value(column.used)
         full = b.and_(b.icmp_signed("==", used, room), b.icmp_signed("<", used, frame.stop))
@@ -614,9 +615,8 @@ class Emitter:
     def open(self, start: Any, stop: Any, step: int, inits: list[Any]) -> Frame:
         """Begin a loop whose variable goes from start to stop; what is emitted next is its body."""
         b = self.builder
-        before, enter, body, after = (self.function.append_basic_block(n) for n in ("before", "enter", "body", "after"))
-        b.branch(before)
-        b.position_at_end(before)
+        before = b.block
+        enter, body, after = (self.function.append_basic_block(n) for n in ("enter", "body", "after"))
         b.branch(enter)
         b.position_at_end(enter)
         b.cbranch(b.icmp_signed("<", start, stop), body, after)
@@ -624,28 +624,33 @@ class Emitter:
         t = self._phi(start, enter)
         phis = [self._phi(init, enter) for init in inits]
         self.scopes.append(Scope(before, enter, len(self.scopes)))
-        top = b.load(self._word(TOP), typ=I64) if self.context is not None else None
-        return Frame(t, phis, start, stop, step, inits, enter, body, after, top)
+        return Frame(t, phis, start, stop, step, inits, enter, body, after)
 
-    def close(self, frame: Frame, nexts: list[Any], until: Any = None) -> tuple[list[Any], Any]:
-        """End a loop: what it carried after the last iteration (or at first), and where its variable stopped."""
+    def _top(self, frame: Frame) -> Any:
+        """How much of the workspace was taken when an iteration began."""
+        b = Builder(frame.body)
+        b.position_after_phis(frame.body)
+        return b.load(b.gep(self.context, [I64(TOP)], inbounds=True, source_etype=I64), typ=I64)
+
+    def close(self, frame: Frame, nexts: list[Any], until: Any = None, counts: bool = False) -> tuple[list[Any], Any]:
+        """End a loop: what it carried after the last iteration (or at first); if it counts, where its variable stopped."""
         b = self.builder
         if self.scopes.pop().takes_memory:
-            b.store(frame.top, self._word(TOP))
+            b.store(self._top(frame), self._word(TOP))
         following = b.call(_HIDDEN, [b.add(frame.t, I64(frame.step))])
         again = b.icmp_signed("<", following, frame.stop)
         latch = b.block
         b.cbranch(again if until is None else b.and_(again, until), frame.body, frame.after)
-        last = [following, *nexts]
-        for phi, value in zip([frame.t, *frame.phis], last, strict=True):
+        for phi, value in zip([frame.t, *frame.phis], [following, *nexts], strict=True):
             phi.add_incoming(value, latch)
         b.position_at_end(frame.after)
-        finals = []
-        for first, value in zip([frame.start, *frame.inits], last, strict=True):
-            phi = self._phi(first, frame.enter)
-            phi.add_incoming(value, latch)
-            finals.append(phi)
-        return finals[1:], finals[0]
+        finals = [self._joined(first, value, frame, latch) for first, value in zip(frame.inits, nexts, strict=True)]
+        return finals, self._joined(frame.start, following, frame, latch) if counts else None
+
+    def _joined(self, first: Any, last: Any, frame: Frame, latch: Any) -> Any:
+        phi = self._phi(first, frame.enter)
+        phi.add_incoming(last, latch)
+        return phi
 
     def _phi(self, first: Any, before: Any) -> Any:
         phi = self.builder.phi(first.type)

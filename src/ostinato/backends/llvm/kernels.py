@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import llvmlite.binding as llvm
 from llvmlite import ir
 
+from ostinato.backends.llvm.lines import Builder
 from ostinato.backends.llvm.scalar import I32, I64, PTR, item_size, llvm_type
 
 DTYPES = ("float32", "float64")
@@ -73,7 +74,7 @@ def kernel_module(dtype: str) -> ir.Module:
     module = ir.Module(name="ostinato.kernels")
     functions = [_pack(module, dtype), _multiply(module, dtype, False), _multiply(module, dtype, True)]
     start = ir.Function(module, ir.FunctionType(ir.VoidType(), [PTR]), "start")
-    b = ir.IRBuilder(start.append_basic_block())
+    b = Builder(start.append_basic_block())
     for k, function in enumerate(functions):
         b.store(function, b.gep(start.args[0], [I64(k)], source_etype=I64))
     b.ret_void()
@@ -86,7 +87,7 @@ class _Kernel:
     def __init__(self, module: ir.Module, name: str, dtype: str, params: Sequence[Any]) -> None:
         self.function = ir.Function(module, ir.FunctionType(ir.VoidType(), params), f"{name}_{dtype}")
         self.function.linkage = "internal"
-        self.b = ir.IRBuilder(self.function.append_basic_block("entry"))
+        self.b = Builder(self.function.append_basic_block("entry"))
         self.kind = llvm_type(dtype)
         self.size = item_size(dtype)
         self.lanes = _registers()[0] // self.size

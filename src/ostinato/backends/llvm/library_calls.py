@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from llvmlite import ir
 
+from ostinato.backends.llvm.lines import Builder
 from ostinato.backends.llvm.scalar import I32, I64, PTR, memory_type
 from ostinato.lower.loopnest import Extern
 
@@ -60,7 +61,7 @@ def _place(emitter: Emitter, arg: Any) -> Any:
 
 def _slot(emitter: Emitter, kind: Any) -> Any:
     """Room for a scalar on the machine's stack, taken once per call of the function."""
-    b = ir.IRBuilder(emitter.function.entry_basic_block)
+    b = Builder(emitter.function.entry_basic_block)
     b.position_at_start(emitter.function.entry_basic_block)
     return b.alloca(kind)
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from llvmlite import ir
 
+from ostinato.backends.llvm.lines import Builder
 from ostinato.backends.llvm.scalar import I32, I64, PTR
 from ostinato.backends.llvm.writer import words_on_stack
 from ostinato.lower.loopnest import Split, Var
@@ -32,7 +33,7 @@ class Captures:
 
     def __init__(self, scopes: list[Any], entry: Any, table: Any) -> None:
         self._scopes, self._table = scopes, table
-        self._builder = ir.IRBuilder(entry)
+        self._builder = Builder(entry)
         self.outside: list[Any] = []
 
     def find(self, var: Var) -> Any:

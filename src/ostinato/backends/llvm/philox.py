@@ -11,7 +11,8 @@ from typing import Any
 
 from llvmlite import ir
 
-from ostinato.backends.llvm.scalar import I64, like
+from ostinato.backends.llvm.lines import Builder
+from ostinato.backends.llvm.scalar import I64, constant, like
 from ostinato.ops.random import MULTIPLIERS, RANDOM, ROUNDS, WEYL
 
 _MASK = 0xFFFFFFFF
@@ -24,7 +25,7 @@ def is_random(name: str) -> bool:
     return name.partition(".")[0] in RANDOM
 
 
-def call(b: ir.IRBuilder, name: str, dtype: str, args: Sequence[Any], blocks: dict[Any, Any]) -> Any:
+def call(b: Builder, name: str, dtype: str, args: Sequence[Any], blocks: dict[Any, Any]) -> Any:
     """An operation on integers, or vectors of them.
 
     Parameters
@@ -44,7 +45,7 @@ def call(b: ir.IRBuilder, name: str, dtype: str, args: Sequence[Any], blocks: di
     return bits if op == "random_bits" else _upper_product(b, bits, args[3])
 
 
-def _block(b: ir.IRBuilder, key: Any, high: Any, low: Any) -> tuple[Any, Any, Any, Any]:
+def _block(b: Builder, key: Any, high: Any, low: Any) -> tuple[Any, Any, Any, Any]:
     """Philox's four words, each in the lower half of 64 bits."""
     mask, half = like(b, low, _MASK), like(b, low, 32)
     c0, c1, c2, c3 = b.and_(low, mask), b.lshr(low, half), b.and_(high, mask), b.lshr(high, half)
@@ -64,7 +65,7 @@ def _typed(x: Any, kind: Any) -> Any:
     return ir.VectorType(kind, x.type.count) if isinstance(x.type, ir.VectorType) else kind
 
 
-def _uniform(b: ir.IRBuilder, dtype: str, interval: str, low: Any, high: Any) -> Any:
+def _uniform(b: Builder, dtype: str, interval: str, low: Any, high: Any) -> Any:
     """The upper 53 (float64), 24 or 32 (float32) bits as a number; exact but for the rounding of 32 bits."""
     double, single = _typed(low, ir.DoubleType()), _typed(low, ir.FloatType())
     if dtype == "float64":
@@ -72,22 +73,18 @@ def _uniform(b: ir.IRBuilder, dtype: str, interval: str, low: Any, high: Any) ->
         low = b.and_(low, like(b, low, _MASK & ~0x7FF))
         upper = b.bitcast(b.or_(high, like(b, high, _HIGH_EXPONENT)), double)
         lower = b.bitcast(b.or_(low, like(b, low, _LOW_EXPONENT)), double)
-        whole = b.fadd(b.fsub(upper, ir.Constant(double, _constant(double, 2.0**84 + 2.0**52))), lower)
-        value = b.fmul(whole, ir.Constant(double, _constant(double, 2.0**-64)))
-        return value if interval == "from_zero" else b.fadd(value, ir.Constant(double, _constant(double, 2.0**-53)))
+        whole = b.fadd(b.fsub(upper, constant(double, 2.0**84 + 2.0**52)), lower)
+        value = b.fmul(whole, constant(double, 2.0**-64))
+        return value if interval == "from_zero" else b.fadd(value, constant(double, 2.0**-53))
     if interval == "from_zero":
         whole = b.trunc(b.lshr(high, like(b, high, 8)), _typed(low, ir.IntType(32)))
-        return b.fmul(b.sitofp(whole, single), ir.Constant(single, _constant(single, 2.0**-24)))
+        return b.fmul(b.sitofp(whole, single), constant(single, 2.0**-24))
     number = b.bitcast(b.or_(high, like(b, high, _LOW_EXPONENT)), double)
-    number = b.fsub(number, ir.Constant(double, _constant(double, 2.0**52 - 1.0)))
-    return b.fptrunc(b.fmul(number, ir.Constant(double, _constant(double, 2.0**-32))), single)
+    number = b.fsub(number, constant(double, 2.0**52 - 1.0))
+    return b.fptrunc(b.fmul(number, constant(double, 2.0**-32)), single)
 
 
-def _constant(kind: Any, number: float) -> Any:
-    return [number] * kind.count if isinstance(kind, ir.VectorType) else number
-
-
-def _upper_product(b: ir.IRBuilder, x: Any, y: Any) -> Any:
+def _upper_product(b: Builder, x: Any, y: Any) -> Any:
     """The upper half of the product of two unsigned scalars of 64 bits."""
     wide = ir.IntType(128)
     product = b.mul(b.zext(x, wide), b.zext(y, wide))

@@ -15,6 +15,7 @@ from typing import Any
 import llvmlite.binding as llvm
 from llvmlite import ir
 
+from ostinato.backends.llvm.lines import Builder
 from ostinato.lower.scalarize import UnsupportedError
 from ostinato.types import FLOATS, UNSIGNED
 
@@ -62,21 +63,37 @@ def is_float(dtype: str) -> bool:
     return dtype in FLOATS
 
 
-def splat(builder: ir.IRBuilder, value: Any, width: int) -> Any:
+def splat(builder: Builder, value: Any, width: int) -> Any:
     """A vector of equal elements."""
     vector = ir.VectorType(value.type, width)
     if isinstance(value, ir.Constant):
-        return ir.Constant(vector, [value.constant] * width)
-    single = builder.insert_element(ir.Constant(vector, ir.Undefined), value, I32(0))
-    mask = ir.Constant(ir.VectorType(I32, width), [0] * width)
-    return builder.shuffle_vector(single, single, mask)
+        return repeated(vector, value)
+    single = builder.insert_element(written(vector, "undef"), value, I32(0))
+    return builder.shuffle_vector(single, single, written(ir.VectorType(I32, width), "zeroinitializer"))
 
 
-def like(builder: ir.IRBuilder, x: Any, number: float) -> Any:
+def like(builder: Builder, x: Any, number: float) -> Any:
     """A constant of the type of x."""
-    if isinstance(x.type, ir.VectorType):
-        return ir.Constant(x.type, [number] * x.type.count)
-    return ir.Constant(x.type, number)
+    return constant(x.type, number)
+
+
+def constant(kind: Any, number: float) -> Any:
+    """A constant of a type; of a vector, the same in all lanes."""
+    if isinstance(kind, ir.VectorType):
+        return repeated(kind, ir.Constant(kind.element, number))
+    return ir.Constant(kind, number)
+
+
+def repeated(vector: Any, scalar: ir.Constant) -> Any:
+    """A constant in all lanes, in the short form that LLVM has from version 19 on."""
+    return written(vector, f"splat ({scalar.type} {scalar.get_reference()})")
+
+
+def written(kind: Any, text: str) -> Any:
+    """A constant by its text."""
+    value = ir.FormattedConstant(kind, "")
+    value.constant = text
+    return value
 
 
 def _both(float_rule: Rule, int_rule: Rule) -> Rule:
@@ -84,7 +101,7 @@ def _both(float_rule: Rule, int_rule: Rule) -> Rule:
 
 
 def _plain(name: str) -> Rule:
-    def rule(b: ir.IRBuilder, dtype: str, *args: Any) -> Any:
+    def rule(b: Builder, dtype: str, *args: Any) -> Any:
         # float16 is computed in single precision and rounded after each operation, as NumPy does.
         return getattr(b, name)(*args, flags=() if dtype == "float16" else ("contract",))
 
@@ -95,12 +112,12 @@ def _integer(name: str) -> Rule:
     return lambda b, dtype, *args: getattr(b, name)(*args)
 
 
-def _add_integers(b: ir.IRBuilder, dtype: str, x: Any, y: Any) -> Any:
+def _add_integers(b: Builder, dtype: str, x: Any, y: Any) -> Any:
     return b.or_(x, y) if dtype == "bool" else b.add(x, y)
 
 
 def _compare(symbol: str) -> Rule:
-    def rule(b: ir.IRBuilder, dtype: str, x: Any, y: Any) -> Any:
+    def rule(b: Builder, dtype: str, x: Any, y: Any) -> Any:
         if is_float(dtype):  # NaN is unequal to everything, itself included
             return b.fcmp_unordered(symbol, x, y) if symbol == "!=" else b.fcmp_ordered(symbol, x, y)
         unsigned = dtype in UNSIGNED or dtype == "bool"
@@ -110,7 +127,7 @@ def _compare(symbol: str) -> Rule:
 
 
 def _extreme(symbol: str) -> Rule:
-    def rule(b: ir.IRBuilder, dtype: str, x: Any, y: Any) -> Any:
+    def rule(b: Builder, dtype: str, x: Any, y: Any) -> Any:
         wins = _compare(symbol)(b, dtype, x, y)
         if is_float(dtype):
             wins = b.or_(wins, b.fcmp_unordered("uno", x, x))
@@ -119,14 +136,14 @@ def _extreme(symbol: str) -> Rule:
     return rule
 
 
-def _sign(b: ir.IRBuilder, dtype: str, x: Any) -> Any:
+def _sign(b: Builder, dtype: str, x: Any) -> Any:
     zero = like(b, x, 0)
     negative = b.select(_compare("<")(b, dtype, x, zero), like(b, x, -1), x)
     positive = b.select(_compare(">")(b, dtype, x, zero), like(b, x, 1), negative)
     return b.select(_compare("==")(b, dtype, x, zero), zero, positive)
 
 
-def _abs(b: ir.IRBuilder, dtype: str, x: Any) -> Any:
+def _abs(b: Builder, dtype: str, x: Any) -> Any:
     if is_float(dtype):
         return intrinsic(b, "fabs", x)
     if dtype in UNSIGNED:
@@ -134,7 +151,7 @@ def _abs(b: ir.IRBuilder, dtype: str, x: Any) -> Any:
     return b.select(b.icmp_signed("<", x, like(b, x, 0)), b.neg(x), x)
 
 
-def intrinsic(b: ir.IRBuilder, name: str, *args: Any) -> Any:
+def intrinsic(b: Builder, name: str, *args: Any) -> Any:
     """A call of `llvm.name` on floats, or vectors of floats, of one type."""
     symbol = f"llvm.{name}.{_suffix(args[0].type)}"
     function = b.module.globals.get(symbol)
@@ -149,7 +166,7 @@ def _suffix(type_: Any) -> str:
     return {ir.HalfType(): "f16", ir.FloatType(): "f32"}.get(type_, "f64")
 
 
-def _float_divmod(b: ir.IRBuilder, x: Any, y: Any) -> tuple[Any, Any]:
+def _float_divmod(b: Builder, x: Any, y: Any) -> tuple[Any, Any]:
     """Quotient and remainder with the sign of the divisor, as NumPy computes them."""
     zero = like(b, x, 0.0)
     rest = b.frem(x, y)
@@ -168,7 +185,7 @@ def _float_divmod(b: ir.IRBuilder, x: Any, y: Any) -> tuple[Any, Any]:
     return b.select(by_zero, b.fdiv(x, y), rounded), rest
 
 
-def _int_divmod(b: ir.IRBuilder, dtype: str, x: Any, y: Any) -> tuple[Any, Any]:
+def _int_divmod(b: Builder, dtype: str, x: Any, y: Any) -> tuple[Any, Any]:
     """As NumPy: rounded down; 0 for a divisor of 0. No operands trap."""
     zero, one = like(b, x, 0), like(b, x, 1)
     by_zero = b.icmp_unsigned("==", y, zero)
@@ -186,19 +203,19 @@ def _int_divmod(b: ir.IRBuilder, dtype: str, x: Any, y: Any) -> tuple[Any, Any]:
     return quotient, b.select(b.or_(by_zero, by_minus_one), zero, rest)
 
 
-def _floor_div(b: ir.IRBuilder, dtype: str, x: Any, y: Any) -> Any:
+def _floor_div(b: Builder, dtype: str, x: Any, y: Any) -> Any:
     return _float_divmod(b, x, y)[0] if is_float(dtype) else _int_divmod(b, dtype, x, y)[0]
 
 
-def _mod(b: ir.IRBuilder, dtype: str, x: Any, y: Any) -> Any:
+def _mod(b: Builder, dtype: str, x: Any, y: Any) -> Any:
     return _float_divmod(b, x, y)[1] if is_float(dtype) else _int_divmod(b, dtype, x, y)[1]
 
 
-def _isinf(b: ir.IRBuilder, dtype: str, x: Any) -> Any:
+def _isinf(b: Builder, dtype: str, x: Any) -> Any:
     return b.fcmp_ordered("==", intrinsic(b, "fabs", x), like(b, x, float("inf")))
 
 
-def _logical_not(b: ir.IRBuilder, dtype: str, x: Any) -> Any:
+def _logical_not(b: Builder, dtype: str, x: Any) -> Any:
     return b.xor(x, like(b, x, 1))
 
 
@@ -263,7 +280,7 @@ def _has_float16() -> bool:
 # ---- integer powers -------------------------------------------------------------------------------
 
 
-def integer_power(b: ir.IRBuilder, dtype: str, x: Any, y: Any) -> Any:
+def integer_power(b: Builder, dtype: str, x: Any, y: Any) -> Any:
     """x ** y for integers and y >= 0, modulo the range of the dtype: one function per width, by squaring."""
     name = f"ostinato.power.{x.type}"
     function = b.module.globals.get(name) or _write_power(b.module, name, x.type)
@@ -276,7 +293,7 @@ def _write_power(module: ir.Module, name: str, kind: Any) -> Any:
     entry, step, done = (function.append_basic_block(n) for n in ("entry", "step", "done"))
     x, y = function.args
     one, zero = ir.Constant(kind, 1), ir.Constant(kind, 0)
-    b = ir.IRBuilder(entry)
+    b = Builder(entry)
     b.cbranch(b.icmp_unsigned("==", y, zero), done, step)
     b.position_at_end(step)
     base, left, product = (b.phi(kind) for _ in range(3))
@@ -305,7 +322,7 @@ def can_convert(source: str, target: str) -> bool:
     return _has_float16() and (source, target) != ("float64", "float16")
 
 
-def convert(b: ir.IRBuilder, x: Any, source: str, target: str) -> Any:
+def convert(b: Builder, x: Any, source: str, target: str) -> Any:
     """A scalar of one dtype, or a vector of them, in another one, as NumPy's astype."""
     if source == target:
         return x

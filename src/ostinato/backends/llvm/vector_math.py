@@ -24,12 +24,13 @@ from collections.abc import Callable, Sequence
 
 from llvmlite import ir
 
+from ostinato.backends.llvm.lines import Builder
 from ostinato.backends.llvm.vector_math_lanes import Emitter, Float, suffix
 
 _INTRINSICS = {"abs": "fabs", "ceil": "ceil", "floor": "floor", "round": "rint", "sqrt": "sqrt", "trunc": "trunc"}
 
 
-def call(builder: ir.IRBuilder, name: str, *operands: ir.Value) -> ir.Value:
+def call(builder: Builder, name: str, *operands: ir.Value) -> ir.Value:
     """Emit a call of a function of `SUPPORTED` on operands of one type, and return its result, of that type.
 
     The type is float, double, or a vector of these. "round" rounds halves to even.
@@ -49,7 +50,7 @@ def _declare(module: ir.Module, name: str, type_: ir.Type, arity: int) -> ir.Fun
     function = ir.Function(module, ir.FunctionType(type_, [type_] * arity), symbol)
     function.linkage = "internal"
     function.attributes.add("nounwind")
-    builder = ir.IRBuilder(function.append_basic_block("entry"))
+    builder = Builder(function.append_basic_block("entry"))
     emitter = Emitter(builder, type_)
     builder.ret(body(emitter, *[Float(emitter, a) for a in function.args]).value)
     return function

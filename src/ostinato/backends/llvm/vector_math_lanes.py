@@ -11,6 +11,8 @@ from collections.abc import Sequence
 
 from llvmlite import ir
 
+from ostinato.backends.llvm.lines import Builder
+from ostinato.backends.llvm.scalar import repeated
 from ostinato.backends.llvm.vector_math_tables import DOUBLE, SINGLE, Tables
 
 
@@ -24,7 +26,7 @@ def suffix(type_: ir.Type) -> str:
 class Emitter:
     """Emits instructions on values of one floating-point type, and knows that type's constants."""
 
-    def __init__(self, builder: ir.IRBuilder, type_: ir.Type) -> None:
+    def __init__(self, builder: Builder, type_: ir.Type) -> None:
         self.builder = builder
         self.type = type_
         self.lanes: int | None = type_.count if isinstance(type_, ir.VectorType) else None
@@ -47,12 +49,8 @@ class Emitter:
         return double if self.double else single
 
     def splat(self, type_: ir.Type, scalar: ir.Constant) -> ir.Constant:
-        """A constant in all lanes, in the short form that LLVM has from version 19 on."""
-        if self.lanes is None:
-            return scalar
-        constant = ir.FormattedConstant(type_, "")
-        constant.constant = f"splat ({scalar.type} {scalar.get_reference()})"
-        return constant
+        """A constant in all lanes."""
+        return scalar if self.lanes is None else repeated(type_, scalar)
 
     def const(self, x: float) -> Float:
         return Float(self, self.splat(self.type, ir.Constant(self.scalar, x)))

@@ -18,6 +18,7 @@ import llvmlite.binding as llvm
 from llvmlite import ir
 
 from ostinato.backends.llvm import philox, vector_math
+from ostinato.backends.llvm.lines import Builder
 from ostinato.backends.llvm.scalar import I32, I64, RULES, convert, is_float, item_size, llvm_type, memory_type, splat
 from ostinato.lower.expressions import parts_of
 from ostinato.lower.loopnest import Carried, Const, Expr, For, Let, Load, Op, Stmt, Store, Var
@@ -491,13 +492,13 @@ def _lanes_of(order: Iterable[int]) -> Any:
     return ir.Constant(ir.VectorType(ir.IntType(32), len(places)), places)
 
 
-def start_of_lanes(builder: ir.IRBuilder, part: Combined, init: Any, width: int) -> Any:
+def start_of_lanes(builder: Builder, part: Combined, init: Any, width: int) -> Any:
     """What the lanes of a combined value start from."""
     neutral = _COMBINING[part.name]
     return splat(builder, init if neutral is None else ir.Constant(init.type, neutral), width)
 
 
-def joined_lanes(builder: ir.IRBuilder, part: Combined, init: Any, lanes: Any) -> Any:
+def joined_lanes(builder: Builder, part: Combined, init: Any, lanes: Any) -> Any:
     """All lanes and the value before the loop, combined: halves with halves."""
     rule, dtype, n = RULES[part.name], part.element.dtype, lanes.type.count
     while n > 1:

@@ -11,12 +11,13 @@ from typing import Any
 
 from llvmlite import ir
 
+from ostinato.backends.llvm.lines import Builder
 from ostinato.backends.llvm.scalar import I1, I8, I64, PTR
 
 NULL = PTR(None)
 
 
-def words_on_stack(builder: ir.IRBuilder, n: int) -> Any:
+def words_on_stack(builder: Builder, n: int) -> Any:
     """The address of n words on the stack, of no particular type."""
     return builder.inttoptr(builder.ptrtoint(builder.alloca(I64, n), I64), PTR)
 
@@ -29,7 +30,7 @@ class Writer:
         if not export:
             self.function.linkage = "internal"
         self.module, self.args = module, self.function.args
-        self.b = ir.IRBuilder(self.function.append_basic_block("entry"))
+        self.b = Builder(self.function.append_basic_block("entry"))
 
     def variable(self, value: Any) -> Any:
         """A place on the stack; `self.now` reads it, `self.set` writes it."""
