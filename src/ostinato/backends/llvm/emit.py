@@ -633,7 +633,7 @@ class Emitter:
         return b.load(b.gep(self.context, [I64(TOP)], inbounds=True, source_etype=I64), typ=I64)
 
     def close(self, frame: Frame, nexts: list[Any], until: Any = None, counts: bool = False) -> tuple[list[Any], Any]:
-        """End a loop: what it carried after the last iteration (or at first); if it counts, where its variable stopped."""
+        """End a loop: what it carried after the last iteration (or at first), and on demand where it stopped."""
         b = self.builder
         if self.scopes.pop().takes_memory:
             b.store(self._top(frame), self._word(TOP))
