@@ -11,6 +11,7 @@ import pytest
 
 import ostinato
 import ostinato.tensor as T
+from numeric import central
 from ostinato.backends.reference import compile_graph
 from ostinato.graph import Graph, leaves, topological
 from ostinato.rewrite import algebra as algebra_module
@@ -21,6 +22,7 @@ from ostinato.rewrite.last_only import last_only
 from ostinato.rewrite.loop_absorb import loop_absorb
 from ostinato.rewrite.loop_merge import loop_merge
 from ostinato.rewrite.loop_prune import loop_prune
+from ostinato.rewrite.loop_shorten import loop_shorten
 from ostinato.rewrite.native import EARLY, NATIVE
 from ostinato.rewrite.pattern import rule
 from ostinato.rewrite.pipeline import PIPELINE, rewrite
@@ -411,6 +413,92 @@ def test_golden_text_of_rows_made_in_the_loop() -> None:
     assert loop.inputs[1].inputs[0] is x
     array = np.arange(12.0).reshape(4, 3)
     np.testing.assert_array_equal(compile_graph(after)([array, 0.3]), compile_graph(graph)([array, 0.3]))
+
+
+def shortened(cost: Any, wrt: list[Any], inputs: list[Any]) -> bool:
+    notes = ostinato.function(inputs, T.grad(cost, wrt), mode="native").explain()
+    return "loop_shorten: loop 'gradient of loop' begins with the last row that is read." in notes
+
+
+def test_golden_text_of_a_loop_that_begins_with_the_last_row() -> None:
+    x, a = T.dmatrix("x"), T.dscalar("a")
+    ys, _ = ostinato.scan(lambda x_t, h, a: a * h + x_t, x, T.zeros_like(x[0]), a)
+    graph = rewrite(Graph((x, a), (T.grad((ys[:-1] ** 2).sum(), a),)))
+    after = run_passes(graph, (loop_shorten,))
+    (_, before), (_, loop) = loops(graph), loops(after)
+    assert "inc_subtensor" in [n.op.name for n in graph.nodes()]
+    assert "inc_subtensor" not in [n.op.name for n in after.nodes()]
+    assert len(loop.inputs) == len(before.inputs) + 1
+    assert [str(n.op) for n in topological(loop.inputs[:1])].count("maximum") == 1  # all rows but one
+    array = np.arange(12.0).reshape(4, 3)
+    np.testing.assert_array_equal(compile_graph(after)([array, 0.3]), compile_graph(graph)([array, 0.3]))
+
+
+@pytest.mark.parametrize("stop", [-7, -1, 0, 1, 3, 40])
+def test_gradients_of_first_rows_are_those_of_differences(stop: int) -> None:
+    x, h0, a = T.dmatrix("x"), T.dvector("h0"), T.dvector("a")
+
+    def step(x: Any, t: Any, h: Any, a: Any) -> Any:
+        return T.tanh(a * h + x) + 0.1 * t * h
+
+    ys, _ = ostinato.scan(step, [x, T.arange(x.shape[0])], h0, a)
+    cost = (T.sin(ys[:stop]) * x[: ys[:stop].shape[0]]).sum()
+    f = ostinato.function([x, h0, a], [cost, *T.grad(cost, [h0, a])], mode="native")
+    other = ostinato.function([x, h0, a], [cost, *T.grad(cost, [h0, a])], mode="reference")
+
+    def plain(x: Any, h: Any, a: Any) -> float:
+        rows = []
+        for t, now in enumerate(x):
+            h = np.tanh(a * h + now) + 0.1 * t * h
+            rows.append(h)
+        rows = rows[:stop]
+        return float(np.sum([np.sin(r) * now for r, now in zip(rows, x, strict=False)]))
+
+    for n in (0, 1, 2, 6):
+        rng = np.random.default_rng(n)
+        arrays = [rng.normal(size=(n, 20)), rng.normal(size=20), rng.normal(size=20) / 2]
+        found = f(*arrays)
+        assert found[0] == pytest.approx(plain(*arrays), rel=1e-13, abs=1e-13)
+        for k, g in enumerate(found[1:], 1):
+            np.testing.assert_allclose(g, central(plain, arrays, k, 1e-5), rtol=1e-6, atol=1e-8)
+        for g, expected in zip(found, other(*arrays), strict=True):
+            np.testing.assert_allclose(g, expected, rtol=1e-12, atol=1e-14)
+
+
+def test_what_begins_with_the_last_row_that_is_read_and_what_does_not() -> None:
+    x, h0, a = T.dmatrix("x"), T.dvector("h0"), T.dscalar("a")
+    ys, _ = ostinato.scan(lambda x_t, h, a: a * h + x_t, x, h0, a)
+    inputs = [x, h0, a]
+    first = (ys[:-1] ** 2).sum()
+    assert shortened(first, [a], inputs)
+    assert shortened(first, [a, h0], inputs)
+    assert not shortened(first, [a, x], inputs)  # rows are recorded
+    assert not shortened((ys[1:] ** 2).sum(), [a], inputs)  # the last row counts
+    assert not shortened(first + ys[-1].sum(), [a], inputs)
+    kept, _ = ostinato.scan(lambda x_t, h, a: a * h + x_t, x, h0, a, checkpoint=3)
+    assert not shortened((kept[:-1] ** 2).sum(), [a], inputs)
+    numbers, _ = ostinato.scan(lambda x_t, h, a: a * h + x_t, x[:, 0], h0[0], a)
+    assert not shortened((numbers[:-1] ** 2).sum(), [a], inputs)
+
+
+def test_steps_that_change_zeros_are_made() -> None:
+    """A loop that has the form of a derivative, and is none: its state grows where all that it reads is zero."""
+    x = T.dmatrix("x")
+    cotangent = T.inc_subtensor(T.zeros_like(x)[:-2], 2.0 * x[:-2])
+    zero = T.zeros((x.shape[1],), "float64")
+    for step, stays in (
+        (lambda g, h: g + h * 2.0, False),
+        (lambda g, h: g + T.exp(h), True),
+        (lambda g, h: T.maximum(g, h) + 1.0, True),
+        (lambda g, h: T.cos(g) * h, False),
+        (lambda g, h: T.where(h > 0.0, g, 1.0), True),
+    ):
+        last, _ = ostinato.foldl(step, cotangent[::-1], zero)
+        graph = rewrite(Graph((x,), (last,)))
+        after = run_passes(graph, (loop_shorten,))
+        assert (after == graph) is stays
+        values = [np.random.default_rng(5).normal(size=(5, 4))]
+        np.testing.assert_array_equal(compile_graph(after)(values), compile_graph(graph)(values))
 
 
 def test_arrays_of_sizes_that_may_differ_stay_outside() -> None:

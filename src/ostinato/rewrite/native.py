@@ -14,6 +14,7 @@ from ostinato.rewrite.loop_accumulate import loop_accumulate
 from ostinato.rewrite.loop_affine import loop_affine
 from ostinato.rewrite.loop_invariant import loop_invariant
 from ostinato.rewrite.loop_prune import loop_prune
+from ostinato.rewrite.loop_shorten import loop_shorten
 from ostinato.rewrite.loop_split import loop_split
 from ostinato.rewrite.loop_to_map import loop_to_map
 from ostinato.rewrite.reduce_in_loop import reduce_in_loop
@@ -23,6 +24,7 @@ from ostinato.rewrite.sums_together import sums_together
 # What is done before outputs of which little is read are looked for, and before derivatives are told what to keep.
 EARLY: tuple[Pass, ...] = (
     algebra,
+    loop_shorten,
     rows_in_loop,
     reduce_in_loop,
 )
