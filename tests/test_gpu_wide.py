@@ -10,10 +10,11 @@ import pytest
 
 import ostinato
 import ostinato.tensor as T
-from on_gpu import compare, normal, torch  # noqa: F401 - skips where the extra is not installed
+from on_gpu import compare, normal, torch
 
 emit = pytest.importorskip("ostinato.backends.triton.emit")
 exchange = pytest.importorskip("ostinato.backends.triton.exchange")
+rehearsal = pytest.importorskip("ostinato.backends.triton.kernels").rehearsal
 
 
 @pytest.fixture(autouse=True)
@@ -157,3 +158,19 @@ def test_sums_along_an_axis_that_slices_cut() -> None:
     inputs = [x, h0, W, U, *gains]
     arrays = [normal(3, 3, 12), normal(3, 18), normal(12, 72), normal(18, 72), normal(72), normal(72, seed=1)]
     compare(inputs, [h, *T.grad(T.sum(h**2), inputs)], arrays, tol=2e-4)
+
+
+@pytest.mark.parametrize(
+    ("precision", "rows", "columns", "shared"),
+    [("tf32", 32, 128, True), ("tf32", 2048, 128, False), ("tf32", 32, 64, False), ("bf16", 32, 128, False)],
+)
+def test_when_columns_are_exchanged(
+    precision: str, rows: int, columns: int, shared: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a program could hold the weights, only if more programs then have something to do."""
+    monkeypatch.setattr(emit, "_SPREAD_FROM", 256)
+    inputs, outputs, arrays = network(rows, columns, gru, 3)
+    with rehearsal() as found, ostinato.config.change_flags(gpu_precision=precision):
+        f = ostinato.function(inputs, outputs[:1], mode="gpu", on_unused_input="ignore")
+        f(*[torch.empty(x.shape, device="meta") for x in arrays])
+    assert [("exchange" in kernel.description) for kernel, _ in found] == [shared]
