@@ -18,7 +18,7 @@ def network() -> tuple[Any, list[Any]]:
     ys, _ = ostinato.scan(lambda x_t, h, w: T.tanh(h @ w + x_t), x, h, w, name="net")
     cost = (ys**2).sum()
     f = ostinato.function([x, h, w], {"cost": cost, "gw": T.grad(cost, w)}, mode="native")
-    return f, [np.ones((300, 8, 40)), np.ones((8, 40)), np.ones((40, 40))]
+    return f, [np.ones((500, 8, 40)), np.ones((8, 40)), np.ones((40, 40))]
 
 
 def history() -> tuple[Any, list[Any]]:
@@ -60,8 +60,8 @@ def test_a_table_names_results_and_what_is_on_the_way() -> None:
     assert table["result: cost"] == 8
     assert table["result: gw"] == 40 * 40 * 8
     recorded = [n for name, n in table.items() if name.startswith("on the way: loop 'net' records tanh (test_memory")]
-    assert recorded == [300 * 8 * 40 * 8]
-    assert any("carries h[t-1]" in name for name in table)
+    assert recorded == [(500 + 1) * 8 * 40 * 8]  # states before and after the steps: one buffer
+    assert any("records tanh" in name and name.endswith("and h[t-1], in one buffer") for name in table)
 
 
 def test_nothing_runs_and_nothing_changes() -> None:

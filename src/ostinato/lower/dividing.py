@@ -12,10 +12,11 @@ from collections.abc import Callable, Sequence
 
 from ostinato.graph import Node
 from ostinato.lower import arrays
-from ostinato.lower.arrays import Array, Memory, copy_all, count, in_memory, new_array, scalar, store
+from ostinato.lower.arrays import Array, copy_all, count, new_array, scalar, store
 from ostinato.lower.lanes import Lanes, costs, lanes_of
 from ostinato.lower.loopnest import Expr, Split
 from ostinato.lower.scalarize import Block
+from ostinato.lower.states import States, buffer, last_first
 from ostinato.ops.creation import UNSET
 from ostinato.ops.indexing import is_reversal
 from ostinato.ops.loop import LoopSpec, all_sizes_outside, body_of, item, split
@@ -64,11 +65,7 @@ def read_backwards(block: Block, node: Node, index: int, held: Array) -> Array:
     """An output as it is written: where all that read it want its rows in the other order, they lie in that order."""
     if not block.is_only_read_by(item(node, index), is_reversal):
         return held
-    assert held.memory is not None
-    nest, (row, *rest) = block.nest, held.memory.strides
-    last = nest.mul(nest.op("sub", held.sizes[0], nest.const(1)), row)
-    region = Memory(held.memory.pointer, last, (nest.mul(row, nest.const(-1)), *rest), backwards=held.memory)
-    return in_memory(nest, held.dtype, held.sizes, region)
+    return last_first(block.nest, held)
 
 
 class Division:
@@ -111,6 +108,17 @@ class Division:
             if n_rows is None:
                 held = read_backwards(self.block, self.node, self.spec.n_carries + j, held)
         return self._part(self.part, held, 1 + self._axis(self.body.outputs[j])), held
+
+    def states(self, states: States, n_rows: Expr) -> tuple[Array, Array]:
+        """Memory for so many values of a carry: of the part, and all of it."""
+        first = states.carries[0]
+        with self.nest.before(self.part):
+            held = buffer(self.nest, self.given[1][first], n_rows, states.backwards)
+        return self._part(self.part, held, 1 + self._axis(self.body.carries[first])), held
+
+    def has_rows_in_order(self, i: int) -> bool:
+        """Whether a carry, in a part of the lanes, lies in C order where the whole one does."""
+        return self.lanes.axes[self.body.carries[i]] == 0
 
     def is_unset(self, i: int) -> bool:
         """Whether a carry has no initial value: then all parts begin with memory for the final one."""

@@ -145,7 +145,8 @@ class Column:
 
     There is room for `first` rows when the loop begins; it doubles whenever it is used up. `pointer` is
     the address of row 0 within the loop, `result` after it. `used`: how many rows there are after an
-    iteration, if not as many as iterations.
+    iteration, if not as many as iterations. `more`: there is room for so many further rows at any time; there is
+    from the beginning, besides `first`.
     """
 
     pointer: Var
@@ -154,6 +155,7 @@ class Column:
     row: Expr
     dtype: str
     used: Expr | None = None
+    more: int = 0
 
 
 @dataclass(eq=False, slots=True)
@@ -461,8 +463,8 @@ class Nest:
         loop.carried.append(carried)
         return carried
 
-    def column(self, loop: For, first: Expr, row: Expr, dtype: str, used: Expr | None = None) -> Column:
-        column = Column(self.var("rows", "ptr"), self.var("rows", "ptr"), first, row, dtype, used)
+    def column(self, loop: For, first: Expr, row: Expr, dtype: str, used: Expr | None = None, more: int = 0) -> Column:
+        column = Column(self.var("rows", "ptr"), self.var("rows", "ptr"), first, row, dtype, used, more)
         loop.columns.append(column)
         return column
 
@@ -594,6 +596,7 @@ def _lines(stmt: Stmt, indent: str) -> Iterator[str]:
         yield f"{indent}{kind} {stmt.var.name} < {format_expr(stmt.stop)}{' carrying ' + inits if inits else ''}:"
         for c in stmt.columns:
             used = "" if c.used is None else f", {format_expr(c.used)} used,"
+            used += f" and {c.more} more" if c.more else ""
             yield f"{indent}  column {c.pointer.name} of {c.dtype}[{format_expr(c.row)}]{used} -> {c.result.name}"
         for inner in stmt.body:
             yield from _lines(inner, indent + "  ")

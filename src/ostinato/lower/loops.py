@@ -2,7 +2,8 @@
 
 A few elements, of a number known beforehand, are registers too. An array of which a step only writes parts has one
 buffer and is changed in place, see `in_place`. Other array carries have two buffers that change places after every
-step. A carry whose next value is recorded as an output lives in the output's rows: nothing is copied.
+step. A carry whose next value is recorded as an output lives in the output's rows: nothing is copied. What is recorded
+before and after a step is one buffer, see `states`.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from ostinato.lower.arrays import (
 from ostinato.lower.dividing import read_backwards
 from ostinato.lower.loopnest import Carried, Const, Expr, For
 from ostinato.lower.scalarize import CHEAP, Block, Enclosing, UnsupportedError, lowering
+from ostinato.lower.states import States, buffer, recorded_states, some_rows
 from ostinato.lower.writes import is_zero
 from ostinato.ops.creation import UNSET
 from ostinato.ops.loop import LoopSpec, body_of, item, split
@@ -75,6 +77,14 @@ class _TinyCarry(NamedTuple):
 _Carry = Carried | _ArrayCarry | _OwnCarry | _TinyCarry
 
 
+class _Kept(NamedTuple):
+    """States that are recorded before and after the steps: memory for all of them, and the outputs there."""
+
+    states: States
+    rows: Array
+    outputs: dict[int, Array]
+
+
 class _Lowering:
     """One Loop being lowered."""
 
@@ -83,6 +93,7 @@ class _Lowering:
         self.given, self.body = split(spec, node.inputs), body_of(spec)
         self.n = block.scalar(self.given.trip_count)
         self.division: dividing.Division | None = None
+        self.grown: list[tuple[States, Array]] = []  # states of which the last ones are recorded after the steps
         self._name = f"loop {spec.name!r}" if spec.name else "loop"
 
     def lower(self) -> list[Array]:
@@ -106,14 +117,18 @@ class _Lowering:
         how = tiling.plan(block, self.node)
         if how is not None:
             given = [sequences, inits, invariants]
-            return tiling.Tiling(block, self.node, how, self.n, given, self._rows_of, self._name).lower()
+            kept = [self._kept(s, inits) for s in recorded_states(block, self.node, (), frozenset())]
+            return tiling.Tiling(block, self.node, how, self.n, given, self._rows_of, kept, self._name).lower()
         arrays = [i for i, c in enumerate(inits) if c.sizes and not is_tiny(c.sizes)]
         zeros = in_place.zeros_among(dict(zip(body.invariants, invariants, strict=True)), block)
         self.plan = in_place.plan(self.spec, arrays, zeros)
+        self.states = self._recorded_states(arrays)
+        self.kept = [] if self.spec.has_until else [self._kept(s, inits) for s in self.states]
+        first_rows = {i: row for k in self.kept for i, row in self._begun(k, inits).items()}
         spares = []
         for i, (c, p) in enumerate(zip(inits, body.carries, strict=True)):
             with nest.memory_for(f"{self._name} carries {p.name or 'an array'}"):
-                spares.append(self._buffers(i, c) if i in arrays else ())
+                spares.append((first_rows[i],) * 2 if i in first_rows else self._buffers(i, c) if i in arrays else ())
         copies = [(k, buffers[0], c) for k, (buffers, c) in enumerate(zip(spares, inits, strict=True)) if buffers]
         copy_all(nest, [(held, c) for k, held, c in copies if held is not c and not self._is_overwritten(k)])
         with nest.loop(self.n, "t") as loop:
@@ -132,6 +147,8 @@ class _Lowering:
             loop.in_place = len(self.plan.chains)
             outputs = self._step(inner, loop, carries)
         finals = [self._final(c, x) for c, x in zip(carries, inits, strict=True)]
+        for states, rows in self.grown:
+            self._end(states, rows, self._trips(loop), finals)
         return [*finals, *outputs, scalar(self._trips(loop))]
 
     def _sequence(self, node: Node) -> Array:
@@ -141,6 +158,105 @@ class _Lowering:
         if value.memory is None and few and not is_tiny(value.sizes) and value.cost <= CHEAP:
             return value
         return self.block.in_memory(node)
+
+    # ---- states with one buffer ----
+
+    def _recorded_states(self, arrays: Sequence[int]) -> list[States]:
+        """States that are recorded before and after the steps; carries in memory live there."""
+        apart = set(self.plan.chains)
+        if self.division is not None:
+            apart |= {i for i in arrays if not self.division.has_rows_in_order(i)}
+        return recorded_states(self.block, self.node, arrays, apart)
+
+    def _called(self, states: States) -> str:
+        """States in words, for whoever asks what memory is for."""
+        before = [self.body.carries[i] for i in states.carries]
+        nodes = dict.fromkeys(self.body.outputs[j] for j in sorted(states.starts, key=lambda j: -states.starts[j]))
+        after = [f"{n.name or n.op.name}{at(n.source)}" for n in nodes if n not in before]
+        names = [n.name or "a state" for n in before if n in nodes]
+        return f"{self._name} records {' and '.join([*after, *names])}{', in one buffer' if len(nodes) > 1 else ''}"
+
+    def _kept(self, states: States, inits: Sequence[Array]) -> _Kept:
+        """Memory for states, one row for each initial value and step."""
+        nest, first = self.nest, inits[states.carries[0]]
+        for i in states.carries[1:]:
+            for own, wanted in zip(inits[i].sizes, first.sizes, strict=True):
+                self.block.require_equal(own, wanted)
+        with nest.memory_for(self._called(states)):
+            n_rows = nest.add(self.n, nest.const(states.lead))
+            if self.division is not None:
+                rows, held = self.division.states(states, n_rows)
+            else:
+                rows = held = buffer(nest, first, n_rows, states.backwards)
+        return _Kept(states, rows, self._outputs_in(states, held, self.n))
+
+    def _outputs_in(self, states: States, held: Array, n: Expr) -> dict[int, Array]:
+        """The outputs that are parts of a buffer."""
+        starts = states.starts.items()
+        return {j: some_rows(self.nest, held, start, n, states.lead - start) for j, start in starts}
+
+    def _begun(self, kept: _Kept, inits: Sequence[Array]) -> dict[int, Array]:
+        """The rows of the initial values, for carries in memory; those in registers are written."""
+        found: dict[int, Array] = {}
+        for i in kept.states.carries:
+            place = self.nest.const(kept.states.start(i))
+            if not inits[i].sizes:
+                store(self.nest, kept.rows, [place], inits[i].at([]))
+            elif is_tiny(inits[i].sizes):
+                copy_all(self.nest, [(self._row(kept.rows, place), inits[i])])
+            else:
+                found[i] = self._row(kept.rows, place)
+        return found
+
+    def _record_states(
+        self,
+        loop: For,
+        results: Sequence[Array],
+        copies: list[tuple[Array, Array]],
+    ) -> tuple[dict[int, Array], dict[Node, Array]]:
+        """Record states that have one buffer: the outputs that they are, and the rows that stay as they are."""
+        outputs: dict[int, Array] = {}
+        rows: dict[Node, Array] = {}
+        for states in self.states if self.spec.has_until else ():
+            outputs |= self._grow(loop, states, results, copies)
+        for kept in self.kept:
+            first, lead = kept.states.carries[0], kept.states.lead
+            row = self._record(loop, some_rows(self.nest, kept.rows, lead, self.n, 0), results[first], copies)
+            outputs |= kept.outputs
+            rows |= {
+                self.body.carries[i]: results[older]
+                for i, older in zip(kept.states.carries, kept.states.carries[1:], strict=False)
+            }
+            if row is not None:
+                rows[self.body.next_carries[first]] = row
+        return outputs, rows
+
+    def _grow(
+        self, loop: For, states: States, results: Sequence[Array], copies: list[tuple[Array, Array]]
+    ) -> dict[int, Array]:
+        """Record the oldest of states, in as many rows as there are steps; the rest follows after the loop."""
+        j, trips, lead = states.oldest, self._trips(loop), states.lead
+        value = results[self.spec.n_carries + j]
+        with self.nest.memory_for(self._called(states)):
+            column, after = self._output(loop, j, value, lead)
+            self._record(loop, column, value, copies)
+        assert after.memory is not None
+        rows = self._region(
+            after.memory.pointer, (self.nest.add(trips, self.nest.const(lead)), *after.sizes[1:]), after.dtype
+        )
+        self.grown.append((states, rows))
+        return self._outputs_in(states, rows, trips)
+
+    def _end(self, states: States, rows: Array, trips: Expr, finals: Sequence[Array]) -> None:
+        """Record the states that there are when the steps have ended."""
+        for i in states.carries:
+            place = self.nest.add(trips, self.nest.const(states.start(i)))
+            if finals[i].sizes:
+                copy_all(self.nest, [(self._row(rows, place), finals[i])])
+            else:
+                store(self.nest, rows, [place], finals[i].at([]))
+
+    # ---- carries ----
 
     def _buffers(self, i: int, init: Array) -> tuple[Array, ...]:
         """Memory for a carry; and for its next value, unless it is changed in place."""
@@ -187,8 +303,11 @@ class _Lowering:
         held = read_backwards(self.block, self.node, self.spec.n_carries + j, held)
         return held, held
 
-    def _output(self, loop: For, j: int, value: Array) -> tuple[Array, Array]:
-        """Memory for the rows of an output, as it is known within the loop and after it."""
+    def _output(self, loop: For, j: int, value: Array, more: int = 0) -> tuple[Array, Array]:
+        """Memory for the rows of an output, as it is known within the loop and after it.
+
+        Where the loop grows it, there are so many rows `more`, after the last step.
+        """
         if self.division is not None:
             return self.division.output(j)
         rows = self._row_sizes(loop, j, value)
@@ -199,7 +318,7 @@ class _Lowering:
             return held, held
         with self.nest.before(loop):
             first = self.nest.op("minimum", self.n, self.nest.const(_FIRST_ROWS))
-        column = self.nest.column(loop, first, count(self.nest, rows), value.dtype)
+        column = self.nest.column(loop, first, count(self.nest, rows), value.dtype, more=more)
         within = self._region(column.pointer, (self.n, *rows), value.dtype)
         return within, self._region(column.result, (self._trips(loop), *rows), value.dtype)
 
@@ -252,7 +371,7 @@ class _Lowering:
             with self.nest.before(loop):
                 elements = [self.nest.let(init.at(index)) for index in all_indices(self.nest, init.sizes)]
             return _TinyCarry([self.nest.carry(loop, e, name) for e in elements], init.sizes)
-        first, second = (s.memory.pointer for s in spare if s.memory is not None)
+        first, second = map(self._address, spare)
         return _ArrayCarry(self.nest.carry(loop, first, "now"), self.nest.carry(loop, second, "spare"), init.sizes)
 
     def _row(self, x: Array, t: Expr) -> Array:
@@ -294,12 +413,15 @@ class _Lowering:
         if self.spec.has_until:
             loop.until = results[-1].at([])
             loop.trips = self.nest.var("trips", "int64")
-        rows: dict[Node, Array] = {}
         outputs: list[Array] = []
         recorded: dict[int, tuple[Array, Array | None]] = {}
         copies: list[tuple[Array, Array]] = []
+        known, rows = self._record_states(loop, results, copies)
         for j, (value, node) in enumerate(zip(results[c : c + self.spec.n_outputs], nodes[c:], strict=False)):
             with self.nest.memory_for(f"{self._name} records {node.name or node.op.name}{at(node.source)}"):
+                if j in known:
+                    outputs.append(known[j])
+                    continue
                 if self.spec.thinned(j) is not None:
                     outputs.append(self._thinned(loop, j, value))
                     continue
@@ -355,6 +477,12 @@ class _Lowering:
             return False
         return self.nest.relocate(loop, memory.pointer, place, list(zip(value.sizes, sizes, strict=True)))
 
+    def _address(self, x: Array) -> Expr:
+        """The address of the first element of an array in memory."""
+        assert x.memory is not None
+        is_first = isinstance(x.memory.offset, Const) and x.memory.offset.value == 0
+        return x.memory.pointer if is_first else self._beyond(x.memory.pointer, x.memory.offset, x.dtype)
+
     def _beyond(self, pointer: Expr, offset: Expr, dtype: str) -> Expr:
         """An address so many elements further."""
         n_bytes = self.nest.mul(offset, self.nest.const(np.dtype(dtype).itemsize))
@@ -373,7 +501,7 @@ class _Lowering:
         for own, wanted in zip(value.sizes, carry.sizes, strict=True):
             self.block.require_equal(own, wanted)
         if recorded and value.memory is not None:  # the row stays as it is: the next step reads it there
-            carry.now.next = self._beyond(value.memory.pointer, value.memory.offset, value.dtype)
+            carry.now.next = self._address(value)
             carry.spare.next = carry.spare.var
             return
         if not self._made_there(loop, value, carry.spare.var, carry.sizes):

@@ -12,7 +12,7 @@ change once its own condition fails, as in `where(abs(z) < 2, z * z + c, z)`, a 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import reduce
 from typing import NamedTuple
 
@@ -34,6 +34,7 @@ from ostinato.lower.loopnest import Carried, Expr, For, Nest
 from ostinato.lower.one_lane import NotOneLaneError, one_lane
 from ostinato.lower.rules import ELEMENTWISE
 from ostinato.lower.scalarize import Block
+from ostinato.lower.states import States, some_rows
 from ostinato.ops.costs import COSTS
 from ostinato.ops.leaf import constant_value
 from ostinato.ops.loop import LoopSpec, body_of, item, split
@@ -42,6 +43,7 @@ from ostinato.types import FLOATS, TensorType
 
 # From the number of an output to memory for its rows, as the loop writes them and as they are read after it.
 Output = Callable[[int], tuple[Array, Array]]
+Kept = tuple[States, Array, dict[int, Array]]
 
 
 class NotTiledError(Exception):
@@ -151,6 +153,7 @@ class Tiling:
     n_steps : the number of steps.
     given : sequences, initial values and invariants.
     output : makes memory for the rows of an output.
+    kept : states with one buffer, the memory for all of them, and the outputs that these are.
     name : of the loop, in words.
     """
 
@@ -162,6 +165,7 @@ class Tiling:
         n_steps: Expr,
         given: Sequence[list[Array]],
         output: Output,
+        kept: Sequence[Kept],
         name: str,
     ) -> None:
         self.block, self.nest, self.node = block, block.nest, node
@@ -169,7 +173,7 @@ class Tiling:
         self.grid, self.graph, self.moving = how
         self.params = split(self.spec, self.spec.body.params)
         self.own = split(self.spec, self.graph.params)
-        self.n_steps, self.output, self.name = n_steps, output, name
+        self.n_steps, self.output, self.kept, self.name = n_steps, output, kept, name
         self.sequences, self.inits, self.invariants = given
 
     def lower(self) -> list[Array]:
@@ -177,12 +181,14 @@ class Tiling:
         nest = self.nest
         body = body_of(self.spec)
         sizes = self._sizes()
-        outputs = [self.output(j) for j in range(self.spec.n_outputs)]
+        outputs = {j: after for _, _, found in self.kept for j, after in found.items()}
+        own = {j: self.output(j) for j in range(self.spec.n_outputs) if j not in outputs}
+        outputs |= {j: after for j, (_, after) in own.items()}
         finals = [self._final(i, x) for i, x in enumerate(self.inits)]
         made: list[For] = []
 
         def lanes(index: list[Expr]) -> None:
-            results = self._steps(index, [within for within, _ in outputs])
+            results = self._steps(index, {j: within for j, (within, _) in own.items()})
             for target, value, p in zip(finals, results, body.carries, strict=True):
                 if target is not None:
                     self._put(self._of_lane(target, self.grid.axes[p], index), value)
@@ -191,7 +197,7 @@ class Tiling:
         if not made or nest.tiles is None or not nest.tiles(made[-1]):
             raise NotTiledError(self.node)
         held = [x if f is None else f for f, x in zip(finals, self.inits, strict=True)]
-        return [*held, *[after for _, after in outputs], scalar(self.n_steps)]
+        return [*held, *[outputs[j] for j in range(self.spec.n_outputs)], scalar(self.n_steps)]
 
     def _for_each(self, sizes: list[Expr], body: Callable[[list[Expr]], None], made: list[For]) -> None:
         """Nested loops over the lanes; the innermost one is the tile."""
@@ -272,16 +278,21 @@ class Tiling:
         for inner in all_indices(self.nest, value.sizes):
             store(self.nest, target, inner, value.at(inner))
 
-    def _steps(self, index: list[Expr], rows: Sequence[Array]) -> list[Array]:
-        """All steps of one lane; its final carries."""
+    def _steps(self, index: list[Expr], rows: Mapping[int, Array]) -> list[Array]:
+        """All steps of one lane; its final carries. `rows`: memory for outputs."""
         nest, c, axes = self.nest, self.spec.n_carries, self.grid.axes
         outputs = self.spec.body.results[c:]
-        rows = [self._of_lane(x, axes[o], index, 1) for x, o in zip(rows, outputs, strict=True)]
+        own_rows = [(c + j, self._of_lane(x, axes[outputs[j]], index, 1)) for j, x in rows.items()]
+        kept = [(s, self._of_lane(x, axes[self.params.carries[s.carries[0]]], index, 1)) for s, x, _ in self.kept]
         lane = {p: self._of_lane(x, axes[p], index, lead) for p, x, lead in self._all_given()}
         own = dict(zip(self.params.invariants, self.own.invariants, strict=True))
         own |= dict(zip(self.params.carries, self.own.carries, strict=True))
         params = {own[p]: self._held(lane[p], own[p]) for p in self.params.invariants}
         starts = [self._held(lane[p], own[p]) for p in self.params.carries]
+        for states, buffer in kept:
+            for i in states.carries:
+                self._put(self._row_of(buffer, nest.const(states.start(i))), starts[i])
+            own_rows.append((states.carries[0], some_rows(nest, buffer, states.lead, self.n_steps, 0)))
         with nest.loop(self.n_steps, "t") as loop:
             carries = [self._carry(loop, x, p) for x, p in zip(starts, self.own.carries, strict=True)]
             params[self.own.trip_count] = scalar(loop.var)
@@ -295,8 +306,8 @@ class Tiling:
                 loop.until = reduce(
                     lambda a, b: nest.op("or", a, b, dtype="bool"), [inner.scalar(c) for c in self.moving]
                 )
-            for target, value in zip(rows, results[c:], strict=True):
-                self._put(self._row_of(target, loop.var), value)
+            for k, target in own_rows:
+                self._put(self._row_of(target, loop.var), results[k])
             for carried, value in zip(carries, results[:c], strict=True):
                 self._advance(carried, value)
         pairs = zip(carries, self.own.carries, strict=True)

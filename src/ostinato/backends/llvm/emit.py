@@ -574,6 +574,7 @@ class Emitter:
     def _first_rows(self, column: Column) -> tuple[Any, Any]:
         """Memory for the first rows of a column, and for how many."""
         rows = self.value(column.first)
+        rows = self.builder.add(rows, I64(column.more)) if column.more else rows
         self.scopes[-1].takes_memory = True
         return self._taken(column.dtype, self.builder.mul(rows, self.value(column.row))), rows
 
@@ -587,12 +588,15 @@ class Emitter:
             b.store(self._top(frame), self._word(TOP))
             self.scopes[-1].takes_memory = False
         used = b.add(frame.t, I64(1)) if column.used is None else self.value(column.used)
-        full = b.and_(b.icmp_signed("==", used, room), b.icmp_signed("<", used, frame.stop))
+        stop = frame.stop
+        if column.more:
+            used, stop = b.add(used, I64(column.more)), b.add(stop, I64(column.more))
+        full = b.and_(b.icmp_signed("==", used, room), b.icmp_signed("<", used, stop))
         here, grow, on = b.block, self.function.append_basic_block("grow"), self.function.append_basic_block("on")
         b.cbranch(full, grow, on)
         b.position_at_end(grow)
         double = b.mul(room, I64(2))
-        larger = b.select(b.icmp_signed("<", double, frame.stop), double, frame.stop)
+        larger = b.select(b.icmp_signed("<", double, stop), double, stop)
         row = self.value(column.row)
         new = self._taken(column.dtype, b.mul(larger, row))
         n_bytes = b.mul(b.mul(room, row), I64(item_size(column.dtype)))
