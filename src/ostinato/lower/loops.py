@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -209,10 +210,7 @@ class _Lowering:
         return found
 
     def _record_states(
-        self,
-        loop: For,
-        results: Sequence[Array],
-        copies: list[tuple[Array, Array]],
+        self, loop: For, results: Sequence[Array], copies: list[tuple[Array, Array]]
     ) -> tuple[dict[int, Array], dict[Node, Array]]:
         """Record states that have one buffer: the outputs that they are, and the rows that stay as they are."""
         outputs: dict[int, Array] = {}
@@ -223,10 +221,7 @@ class _Lowering:
             first, lead = kept.states.carries[0], kept.states.lead
             row = self._record(loop, some_rows(self.nest, kept.rows, lead, self.n, 0), results[first], copies)
             outputs |= kept.outputs
-            rows |= {
-                self.body.carries[i]: results[older]
-                for i, older in zip(kept.states.carries, kept.states.carries[1:], strict=False)
-            }
+            rows |= {self.body.carries[i]: results[older] for i, older in pairwise(kept.states.carries)}
             if row is not None:
                 rows[self.body.next_carries[first]] = row
         return outputs, rows
