@@ -148,8 +148,8 @@ def of_elements(nest: Nest, dtype: str, sizes: Sequence[Expr], elements: Sequenc
         place: Expr = nest.const(0)
         for i, stride in zip(index, contiguous_strides(nest, sizes), strict=True):
             place = nest.add(place, nest.mul(i, stride))
-        if not elements:  # nobody gets here: what reads it makes no iteration, or fails before
-            return nest.const(0, dtype)
+        if not elements or (isinstance(place, Const) and not 0 <= place.value < len(elements)):
+            return nest.const(0, dtype)  # nobody gets here: what reads it makes no iteration, or fails before
         if isinstance(place, Const):
             return elements[place.value]
         found = elements[0]
