@@ -31,6 +31,13 @@ def lanes(dtype: str, n: int) -> tuple[list[Any], list[Any], Shapes]:
     return [x, a], [y, *T.grad(T.sum(y**2), [x, a])], [(100, n), (n,)]
 
 
+def masks() -> tuple[list[Any], list[Any], Shapes]:
+    """What decided which branch a derivative takes is recorded, a byte each."""
+    x, w, h0 = T.ftensor3("x"), T.fmatrix("w"), T.fmatrix("h0")
+    y, _ = scan(lambda x_t, h: T.maximum(T.dot(h, w) + x_t, 0) - T.switch(h * x_t > 1, h, 0.1 * h), x, h0)
+    return [x, w, h0], [y, *T.grad(T.sum(y**2), [w, h0])], [(100, 32, 64), (64, 64), (32, 64)]
+
+
 def system() -> tuple[list[Any], list[Any], Shapes]:
     s0, p = T.fmatrix("s0"), T.fvector("p")
 
@@ -152,6 +159,7 @@ def random() -> tuple[list[Any], list[Any], Shapes]:
 PROGRAMS: dict[str, tuple[Callable[[], tuple[list[Any], list[Any], Shapes]], str]] = {
     "lanes-float32": (lambda: lanes("float32", 4096), "ieee"),
     "lanes-float64": (lambda: lanes("float64", 1 << 17), "ieee"),
+    "masks": (masks, "ieee"),
     "system": (system, "ieee"),
     "taps": (taps, "ieee"),
     "condition": (condition, "ieee"),

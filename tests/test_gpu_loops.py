@@ -350,6 +350,20 @@ def test_several_outputs_and_a_state_that_is_not_recorded() -> None:
     compare([x], [b[-1], a, c[1:]], [normal(5, 4)])
 
 
+@pytest.mark.parametrize("rows", [(), (2,)])
+def test_masks_are_recorded_for_derivatives(rows: tuple[int, ...]) -> None:
+    """Where a derivative only asks which branch was taken, steps record that: booleans."""
+    x, w, h0 = T.tensor("float64", (None,) * (2 + len(rows)), "x"), T.dmatrix("w"), T.vector("h0", "float64")
+    start = h0 + T.zeros_like(x[0])
+
+    def step(x_t: Any, h: Any) -> Any:
+        return T.maximum(T.dot(h, w) + x_t, 0.0) - T.switch(h * x_t > 0.2, h, 0.1 * h)
+
+    y, _ = scan(step, x, start)
+    arrays = [normal(6, *rows, 5, dtype="float64"), normal(5, 5, dtype="float64") / 2, normal(5, dtype="float64")]
+    compare([x, w, h0], with_gradients([], [y], [w, h0]), arrays, became="kernel")
+
+
 def test_states_that_change_places() -> None:
     a, b = T.fvectors("a", "b")
     (p, q), _ = scan(lambda p, q: (q, p + q), outputs_info=[a, b], n_steps=5)
