@@ -95,7 +95,8 @@ def random_step(rng: np.random.Generator) -> tuple[Body, LoopInputs, list[Any], 
 def cost_of(chosen: set[Node], read: list[Node], free: set[Node], body: Body) -> float:
     """What it costs to record some values and to make what else is read again; infinite if it cannot be."""
     forward = set(topological([*body.next_carries, *body.outputs]))
-    total = sum(16 * bytes_of(n) + 16 for n in chosen)
+    shifted = {c for c, n in zip(body.carries, body.next_carries, strict=True) if n in body.outputs}
+    total = sum((16 * bytes_of(n) + 16) // (2 if n in shifted else 1) for n in chosen)
     needed, work = set(), list(read)
     while work:
         n = work.pop()
@@ -216,6 +217,49 @@ def test_second_derivatives_are_those_of_differences(program: Any) -> None:
     for k, g in enumerate(ostinato.function(inputs, T.grad(total, inputs), mode="native")(*arrays)):
         expected = central(lambda *v: float(value(*v)), [np.asarray(v) for v in arrays], k, 1e-6)
         np.testing.assert_allclose(g, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_mean_records_its_state_and_no_difference() -> None:
+    """The state before a step is the output a row earlier: what follows from it is not recorded beside them."""
+    inputs, cost, _ = mean()
+    gradient = T.grad(cost, inputs[1])
+    forward, backward = recorded([cost, gradient], inputs)
+    assert [n.op.name for n in forward] == ["add", "input"]
+    assert not backward
+    table = ostinato.function(inputs, [cost, gradient], mode="native").memory(np.zeros((1001, 100)), 0.3)
+    rows = sum(taken or 0 for name, taken in table.items() if "records" in name)
+    assert 1000 * 100 * 8 <= rows <= 1001 * 100 * 8
+
+
+def test_sizes_that_only_a_run_tells_are_typical() -> None:
+    """The number of steps of a loop with a condition is the size of the state of another one."""
+    x, a = T.dvector("x"), T.dscalar("a")
+    falls, _ = ostinato.scan(lambda h: (0.5 * h, ostinato.until(h < 0.1)), outputs_info=x[0], n_steps=100)
+    h, _ = ostinato.scan(lambda x, h, a: T.sin(a * h[: h.shape[0] // 2 + 1]).sum() * h + x, x, falls, a)
+    f = ostinato.function([x, a], T.grad((h**2).sum(), a), mode="native")
+
+    def plain(a: Any) -> float:
+        h, total = [0.5], 0.0
+        while 2 * h[-1] >= 0.1:
+            h.append(h[-1] / 2)
+        h = np.array(h)
+        for now in (1.0, -0.4, 0.3):
+            h = np.sin(a * h[: len(h) // 2 + 1]).sum() * h + now
+            total += (h**2).sum()
+        return total
+
+    found = f(np.array([1.0, -0.4, 0.3]), 0.7)
+    assert found == pytest.approx((plain(0.7 + 1e-6) - plain(0.7 - 1e-6)) / 2e-6, rel=1e-6)
+
+
+def test_sizes_that_are_given_are_typical() -> None:
+    x, a, shape = T.dvector("x"), T.dscalar("a"), T.lvector("shape")
+    h, _ = ostinato.scan(lambda x, h, a: T.sin(a * h) + x, x, T.ones((shape[1] // shape[0],), "float64"), a)
+    f = ostinato.function([x, a, shape], T.grad(h[-1].sum(), a))
+    h_, slope = np.ones(3), np.zeros(3)
+    for now in (0.3, -0.1):
+        h_, slope = np.sin(0.7 * h_) + now, np.cos(0.7 * h_) * (h_ + 0.7 * slope)
+    assert f(np.array([0.3, -0.1]), 0.7, np.array([2, 7])) == pytest.approx(slope.sum(), rel=1e-12)
 
 
 def test_what_is_true_takes_a_byte() -> None:

@@ -59,7 +59,7 @@ def residuals(
     read = [i for n in order if n in bound for i in n.inputs if i not in bound]
     read += [r for r in results if r not in bound]
     values = [n for n in topological(read, stop=at_hand) if n not in at_hand]
-    return _cut(values, {n for n in read if n not in at_hand}, _Weights(values, body, given), body)
+    return _cut(values, {n for n in read if n not in at_hand}, _Weights(values, recorded, body, given), body)
 
 
 def _at_hand(results: Sequence[Node], order: Sequence[Node], recorded: Collection[Node], body: Body) -> set[Node]:
@@ -89,7 +89,7 @@ def _cut(values: Sequence[Node], read: Collection[Node], weights: _Weights, body
 class _Weights:
     """What it takes to record values of a step and to make them again, in additions of single bytes."""
 
-    def __init__(self, values: Sequence[Node], body: Body, given: LoopInputs) -> None:
+    def __init__(self, values: Sequence[Node], recorded: Collection[Node], body: Body, given: LoopInputs) -> None:
         nodes = [n for n in dict.fromkeys(n for v in values for n in (v, *v.inputs)) if _is_array(n)]
         outside = all_sizes_outside([sizes(n) for n in nodes], given, body)
         guess = _guesses(s for row in outside for s in row if s is not None)
@@ -99,6 +99,8 @@ class _Weights:
         self._unknown = {n for n, row in zip(nodes, outside, strict=True) if None in row}
         test = [] if body.keep_going is None else [body.keep_going]
         self._forward = set(topological([*body.next_carries, *body.outputs, *test]))
+        # A carry whose next value is recorded is the same rows, one earlier: they are only read once more.
+        self._shifted = {c for c, n in zip(body.carries, body.next_carries, strict=True) if n in recorded}
         # More than all that may be cut; and more than that again.
         self._dear = 1 + sum(self._known(n) + (self._again(n) or 0) for n in values if _is_array(n))
         self.never = self._dear * (1 + len(values))
@@ -108,7 +110,8 @@ class _Weights:
         return self.never if not _is_array(n) or n in self._unknown else self._known(n)
 
     def _known(self, n: Node) -> int:
-        return _RECORDING * (self._counts[n] * np.dtype(n.type.dtype).itemsize + _ROW)
+        whole = _RECORDING * (self._counts[n] * np.dtype(n.type.dtype).itemsize + _ROW)
+        return whole // 2 if n in self._shifted else whole
 
     def to_repeat(self, n: Node) -> int:
         """Making a value again, of the same operands."""
@@ -128,15 +131,25 @@ def _is_array(n: Node) -> bool:
     return not isinstance(n.type, TupleType)
 
 
+class _Typical:
+    """The nodes of which nothing can be guessed: all but numbers that are computed from others by cheap operations."""
+
+    def __contains__(self, node: object) -> bool:
+        assert isinstance(node, Node)
+        of_numbers = all(_is_array(i) and not i.type.ndim for i in (node, *node.inputs))
+        return not of_numbers or not (node.op.cheap or node.op.name == "floor_div")
+
+
 def _guesses(wanted: Iterable[Size]) -> dict[Size, int]:
     """What some sizes are, or would be if all of what they are computed from were typical; one at least."""
     found = list(dict.fromkeys(wanted))
     values: dict[Any, Any] = {}
-    for n in topological([s for s in found if isinstance(s, Node)]):
+    typical = _Typical()
+    for n in topological([s for s in found if isinstance(s, Node)], stop=typical):
         known = static_int(n)
         if known is not None:
             values[n] = np.int64(known)
-        elif n.inputs and not n.type.ndim and n.op is not SIZE and (n.op.cheap or n.op.name == "floor_div"):
+        elif n.inputs and n not in typical:
             with np.errstate(all="ignore"):
                 values[n] = n.op.numpy(*[values[i] for i in n.inputs], **params_of(n))
         else:
