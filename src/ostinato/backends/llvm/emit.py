@@ -8,7 +8,8 @@ accesses are contiguous are written with vectors, followed by a scalar loop for 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -324,21 +325,25 @@ class Emitter:
     def _word(self, k: int) -> Any:
         return self.builder.gep(self.context, [I64(k)], inbounds=True, source_etype=I64)
 
-    def alloc(self, stmt: Alloc) -> None:
-        """Take memory off the workspace; if there is not enough, say how much was wanted and return."""
-        count, depth = self._value(stmt.count)
-        if stmt.result is not None:
-            return self.define(stmt.var, self._kept(stmt.dtype, count, stmt.result))
-        self.scopes[depth].takes_memory = True
-        with self._at(depth):
-            pointer = self._taken(stmt.dtype, count)
-        self.scopes[depth].values[stmt.var] = pointer
-        return None
+    def allocs(self, stmts: Sequence[Alloc]) -> None:
+        """Take memory, of the workspace at once for all that follow each other in a scope."""
+        wanted: dict[int, list[tuple[Alloc, Any]]] = {}
+        for stmt in stmts:
+            count, depth = self._value(stmt.count)
+            if stmt.result is not None:
+                self.define(stmt.var, self._kept(stmt.dtype, count, stmt.result))
+            else:
+                wanted.setdefault(depth, []).append((stmt, count))
+        for depth, pairs in wanted.items():
+            self.scopes[depth].takes_memory = True
+            with self._at(depth):
+                pointers = self._taken([(stmt.dtype, count) for stmt, count in pairs])
+            self.scopes[depth].values.update({stmt.var: p for (stmt, _), p in zip(pairs, pointers, strict=True)})
 
     def _kept(self, dtype: str, count: Any, word: int) -> Any:
         """Memory that the caller keeps. It is noted at once, so that the caller can free it if the function fails."""
         b = self.builder
-        take = b.inttoptr(b.load(self._word(TAKE), typ=I64), _TAKE_TYPE.as_pointer())
+        take = b.load(self._word(TAKE), typ=_TAKE_TYPE.as_pointer())
         pointer = b.call(take, [b.load(self._word(RUNTIME), typ=PTR), self._n_bytes(dtype, count)])
         b.store(pointer, b.gep(self.results, [I64(word)], inbounds=True, source_etype=I64))
         self._branch_out(b.icmp_unsigned("!=", pointer, PTR(None)), self.no_memory)
@@ -350,19 +355,22 @@ class Emitter:
         sane = b.icmp_unsigned("<=", count, I64(_MOST))
         return b.select(sane, b.mul(count, I64(item_size(dtype))), I64(_MOST))
 
-    def _taken(self, dtype: str, count: Any) -> Any:
+    def _taken(self, wanted: Sequence[tuple[str, Any]]) -> list[Any]:
+        """Memory off the workspace, for elements of these dtypes, so many of each.
+
+        If there is not enough, the function says how much was wanted and returns.
+        """
         b = self.builder
-        n_bytes = self._n_bytes(dtype, count)
-        rounded = b.and_(b.add(n_bytes, I64(_ALIGN - 1)), I64(-_ALIGN))
-        top = b.load(self._word(TOP), typ=I64)
-        new_top = b.add(top, rounded)
-        b.store(new_top, self._word(WANTED))
-        fits = b.icmp_signed("<=", new_top, b.load(self._word(CAPACITY), typ=I64))
-        sane = b.icmp_signed(">=", rounded, I64(0))
-        self._branch_out(b.and_(fits, sane), self.too_small)
-        b.store(new_top, self._word(TOP))
+        tops = [b.load(self._word(TOP), typ=I64)]
+        for dtype, count in wanted:
+            rounded = b.and_(b.add(self._n_bytes(dtype, count), I64(_ALIGN - 1)), I64(-_ALIGN))
+            tops.append(b.add(tops[-1], rounded))
+        b.store(tops[-1], self._word(WANTED))
+        fits = b.icmp_signed("<=", tops[-1], b.load(self._word(CAPACITY), typ=I64))
+        self._branch_out(fits, self.too_small)
+        b.store(tops[-1], self._word(TOP))
         base = b.load(self._word(BASE), typ=PTR)
-        return b.gep(base, [top], inbounds=True, source_etype=I8)
+        return [b.gep(base, [top], inbounds=True, source_etype=I8) for top in tops[:-1]]
 
     def _branch_out(self, good: Any, otherwise: Any) -> None:
         going_on = self.function.append_basic_block("on")
@@ -380,14 +388,20 @@ class Emitter:
     # ---- statements ----
 
     def statements(self, body: list[Stmt]) -> None:
+        for kind, group in itertools.groupby(body, type):
+            if kind is Alloc:
+                self.part_long_block()
+                self.allocs([s for s in group if isinstance(s, Alloc)])
+            else:
+                self._statements(group)
+
+    def _statements(self, body: Iterable[Stmt]) -> None:
         for stmt in body:
             self.part_long_block()
             if isinstance(stmt, Let):
                 self.let(stmt)
             elif isinstance(stmt, Store):
                 self.store(stmt)
-            elif isinstance(stmt, Alloc):
-                self.alloc(stmt)
             elif isinstance(stmt, Fail):
                 self.fail(stmt)
             elif isinstance(stmt, Call):
@@ -400,7 +414,7 @@ class Emitter:
                 library_calls.routine(self, stmt)
             elif isinstance(stmt, Split):
                 self.split(stmt)
-            else:
+            elif isinstance(stmt, For):
                 self.loop(stmt)
 
     def let(self, stmt: Let) -> None:
@@ -541,11 +555,27 @@ class Emitter:
         if isinstance(stmt.stop, Const) and stmt.stop.value % width == 0:
             return
         b = self.builder
-        frame = self.open(start, stop, width, [])
-        self.define(stmt.var, frame.t)
-        places = b.add(splat(b, frame.t, width), ir.Constant(ir.VectorType(I64, width), list(range(width))))
-        VectorBody(self, stmt, width, b.icmp_signed("<", places, splat(b, stop, width))).emit()
-        self.close(frame, [])
+        left = b.sub(stop, start)
+        with self._if(b.icmp_signed(">", left, I64(0))):
+            self.define(stmt.var, start)
+            places = ir.Constant(ir.VectorType(I64, width), list(range(width)))
+            VectorBody(self, stmt, width, b.icmp_signed("<", places, splat(b, left, width))).emit()
+
+    @contextmanager
+    def _if(self, condition: Any) -> Iterator[None]:
+        """What is emitted meanwhile runs if a condition holds; its invariants are computed in any case."""
+        b = self.builder
+        before = b.block
+        enter, body, after = (self.function.append_basic_block(n) for n in ("enter", "body", "after"))
+        b.branch(enter)
+        b.position_at_end(enter)
+        b.cbranch(condition, body, after)
+        b.position_at_end(body)
+        self.scopes.append(Scope(before, enter, len(self.scopes)))
+        yield
+        assert not self.scopes.pop().takes_memory, "a vector takes no memory"
+        b.branch(after)
+        b.position_at_end(after)
 
     def _overlapping(self, stmt: For, width: int, start: Any, stop: Any) -> Any:
         """All the rest many at a time, if there are enough: the last ones a second time, with the same results."""
@@ -561,7 +591,7 @@ class Emitter:
     def _combined(self, stmt: For, start: Any, stop: Any, inits: list[Any]) -> tuple[Any, list[Any]]:
         """Many iterations at a time of a loop that only sums up: where they end, and what is carried there."""
         width, parts = combining_width(stmt)
-        if not width:
+        if not width or (isinstance(stmt.stop, Const) and stmt.stop.value < width):
             return start, inits
         b = self.builder
         reached = b.and_(stop, I64(-width))
@@ -576,7 +606,7 @@ class Emitter:
         rows = self.value(column.first)
         rows = self.builder.add(rows, I64(column.more)) if column.more else rows
         self.scopes[-1].takes_memory = True
-        return self._taken(column.dtype, self.builder.mul(rows, self.value(column.row))), rows
+        return self._taken([(column.dtype, self.builder.mul(rows, self.value(column.row)))])[0], rows
 
     def _grown(self, column: Column, pointer: Any, room: Any, frame: Frame) -> tuple[Any, Any]:
         """The memory of a column for the next iteration: twice as much, and a copy, where the room is used up.
@@ -598,7 +628,7 @@ class Emitter:
         double = b.mul(room, I64(2))
         larger = b.select(b.icmp_signed("<", double, stop), double, stop)
         row = self.value(column.row)
-        new = self._taken(column.dtype, b.mul(larger, row))
+        (new,) = self._taken([(column.dtype, b.mul(larger, row))])
         n_bytes = b.mul(b.mul(room, row), I64(item_size(column.dtype)))
         b.call(self._memcpy(), [new, pointer, n_bytes, ir.Constant(ir.IntType(1), 0)])
         grown = b.block
