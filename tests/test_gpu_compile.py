@@ -18,7 +18,8 @@ from gpu_programs import CHAINS, PROGRAMS
 SHARED = 232_448
 # Bytes per thread that do not fit into registers, where that is known to happen; elsewhere none do.
 STACK = {
-    "hmm-64": 256,
+    "functions": 32,  # where tan looks up digits of pi, for large angles
+    "hmm-64": 32,
     "layer-norm": 192,
     "lstm-64": 32,
     "lstm-128-bf16": 64,

@@ -36,7 +36,7 @@ _SPREAD_FROM = 256
 # H200, four products of 32 rows and 128 columns took 4.8 microseconds exchanged, and three of them 5.2 as they were.
 _SPREAD_TF32_FROM = 128
 # So many elements of rows that are read ahead a thread may hold; more do not fit into its registers.
-_AHEAD = 144
+_AHEAD = 64
 
 
 class Emitter(Exchange):
