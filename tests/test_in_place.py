@@ -399,3 +399,27 @@ def test_lanes_of_a_history_are_divided_among_threads() -> None:
         wanted[i] = np.tanh(wanted[i - 1])
     with ostinato.config.change_flags(threads=2):
         np.testing.assert_allclose(f(x), wanted, rtol=1e-14)
+
+
+@pytest.mark.parametrize("adds", [False, True])
+@pytest.mark.parametrize("condition", [False, True])
+def test_a_history_of_a_state_that_an_inner_loop_changes(adds: bool, condition: bool) -> None:
+    """The write of the state as it was comes at the end of the step, when the inner loop has changed it."""
+    p, h = T.matrix("p"), T.vector("h")
+    write = T.inc_subtensor if adds else T.set_subtensor
+
+    def step(i: Any, p: Any, h: Any) -> list[Any]:
+        inner, _ = ostinato.reduce(lambda k, v: T.tanh(v + 0.1 * k), T.arange(3), [h])
+        written = write(p[i], h)
+        return [T.where(T.gt(i, 1), written, p) if condition else written, inner]
+
+    finals, _ = ostinato.reduce(step, T.arange(p.shape[0]), [p, h])
+    history, state = np.ones((5, 30)), np.linspace(-1, 1, 30)
+    found = ostinato.function([p, h], finals, mode="native")(history, state)
+    for i in range(5):
+        if i > 1 or not condition:
+            history[i] = history[i] * adds + state
+        for k in range(3):
+            state = np.tanh(state + 0.1 * k)
+    for got, want in zip(found, (history, state), strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-12)

@@ -341,6 +341,8 @@ class Body:
         self.carries = {i: body_of(spec).carries[i] for i in plan.chains}
         self._late = [(i, s) for i, steps in plan.chains.items() for s in steps[plan.early[i] :]]
         self._changing = dependents(self.graph.results, set(self.carries.values()))
+        self._waiting = {s.result for _, s in self._late}  # nodes whose values are never made: writes do what they say
+        self._waiting |= {n for steps in plan.chains.values() for s in steps for n in s.inside}
 
     def lower(self) -> list[Array]:
         """The values of the results; those that are changed in place as they are before `finish`."""
@@ -349,12 +351,10 @@ class Body:
         for i, steps in plan.chains.items():
             for s in steps[: plan.early[i]]:
                 early.setdefault(s.event, []).append((i, s))
-        skipped = {s.result for _, s in self._late}
-        skipped |= {n for steps in plan.chains.values() for s in steps for n in s.inside}
         for node in plan.order:
             if node in early:
                 self._change(node, early[node])
-            elif node not in skipped:
+            elif node not in self._waiting:
                 block.ensure(node)
                 if node in plan.pinned:
                     self._pin(node)
@@ -369,6 +369,7 @@ class Body:
 
     def _change(self, event: Node, changes: Sequence[tuple[int, Step]]) -> None:
         block = self.block
+        before = {v: x for i, step in changes for v, x in self._saved(i, step).items()}
         if event.op is LOOP:
             block.given_away |= {(event, s.result.params[0]) for _, s in changes}
             block.ensure(event)
@@ -379,6 +380,19 @@ class Body:
                 for write in self._prepared(i, step):
                     write()
             block.values[step.result] = self.held[i]
+        block.values.update(before)
+
+    def _saved(self, i: int, step: Step) -> dict[Node, Array]:
+        """What a step changes, copied, if a write that is not done yet is of it: of a state into a history, say."""
+        steps = self.plan.chains[i]
+        own = {n for s in steps for n in (s.event, *s.inside)}
+        k = steps.index(step)
+        values = [step.base]  # by all names that it has
+        while k and not steps[k - 1].changes:
+            k -= 1
+            values.append(steps[k].base)
+        read = [v for v in values if any(_writes(n, v, n in own) for n in self._waiting)] if step.changes else []
+        return dict.fromkeys(read, copied(self.block.nest, self.held[i])) if read else {}
 
     def _take_back(self, step: Step, held: Array) -> None:
         """What an inner loop made of the carry that it was given."""
@@ -436,6 +450,12 @@ class Body:
         if value.memory is not None and value.memory.fresh:
             return value
         return in_registers(self.block.nest, value) if is_tiny(value.sizes) else copied(self.block.nest, value)
+
+
+def _writes(node: Node, value: Node, is_link: bool) -> bool:
+    """Whether a node of a chain takes a value otherwise than as that what it changes."""
+    is_write = node.op.name in _SETS or node.op.name in _ADDS
+    return value in (node.inputs[1:] if is_link and is_write else () if is_link else node.inputs)
 
 
 def zeros_among(values: Mapping[Node, Array], block: Block) -> IsZero:
