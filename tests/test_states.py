@@ -16,7 +16,12 @@ from numeric import central
 from ostinato.backends.llvm import entry
 from ostinato.backends.llvm.runtime import runtime
 from ostinato.errors import OstinatoValueError
+from ostinato.graph import Graph
 from ostinato.lower import loops, tiling
+from ostinato.ops.creation import UNSET
+from ostinato.ops.loop import LOOP
+from ostinato.rewrite.native import rewrite_for_native
+from ostinato.rewrite.pipeline import rewrite
 
 RNG = np.random.default_rng(31)
 
@@ -418,6 +423,29 @@ def test_blocks_and_budgets() -> None:
         if checkpoint == "200kB":
             table = f.memory(*args)
             assert table["peak"] - sum(n for name, n in table.items() if name.startswith("result")) < 200_000
+
+
+@pytest.mark.parametrize("n", [None, 300])
+def test_blocks_of_steps_whose_inputs_are_made_before(n: int | None) -> None:
+    """`loop_split` writes a state once, too: to one history for all blocks, the lags of the first step in front."""
+    u = T.tensor("float64", shape=(n, 50), name="u")
+    first, w, v = T.dmatrix("first"), T.dmatrix("w"), T.dmatrix("v")
+
+    def step(u: Any, y3: Any, y1: Any, w: Any, v: Any) -> Any:
+        return T.tanh(T.dot(y1, w) + T.dot(u, v) - T.dot(y3, w))
+
+    ys, _ = ostinato.scan(step, u, {"initial": first, "taps": [-3, -1]}, [w, v])
+    shapes = ((3, 40), (40, 40), (50, 40))
+    calls = [[RNG.normal(size=s) / 9 for s in ((k, 50), *shapes)] for k in (300, 0, 1, 127, 128, 129)]
+    gradient = T.grad(T.sum(ys**2), [u, first, w, v])
+    f = check([u, first, w, v], gradient, *(calls if n is None else calls[:1]), buffers=None)
+    assert "loop_split: of a loop" in f.explain()
+    graph = rewrite_for_native(rewrite(Graph((u, first, w, v), tuple(gradient))))
+    forward = next(node for node in graph.nodes() if node.op is LOOP)
+    assert (
+        sum(x.op is UNSET for x in forward.inputs) == 1
+    )  # of three outputs: the state, and itself one and three steps ago
+    check([u, first, w, v], [ys, *gradient], calls[0], buffers=None)
 
 
 def test_swapped_states_have_no_order() -> None:

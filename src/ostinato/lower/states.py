@@ -65,10 +65,10 @@ def recorded_states(block: Block, node: Node, living_there: Collection[int], apa
     apart : those of carries that cannot be recorded so.
     """
     spec: LoopSpec = node.params[0]
-    outputs = _outputs(spec)
+    outputs = recorded_values(spec)
     found: list[States] = []
     used: set[Node] = set()
-    for carries, newest in _chains(spec, outputs):
+    for carries, newest in chains(spec, outputs):
         values = [newest, *[body_of(spec).carries[i] for i in carries]]
         starts = {j: len(carries) - age for age, v in enumerate(values) for j in outputs.get(v, ())}
         gains = sum(v in outputs for v in values) > 1 or (carries[0] in living_there and not spec.has_until)
@@ -81,7 +81,7 @@ def recorded_states(block: Block, node: Node, living_there: Collection[int], apa
     return found
 
 
-def _outputs(spec: LoopSpec) -> dict[Node, list[int]]:
+def recorded_values(spec: LoopSpec) -> dict[Node, list[int]]:
     """Which outputs have a row per step of each value."""
     found: dict[Node, list[int]] = {}
     for j, y in enumerate(body_of(spec).outputs):
@@ -90,7 +90,7 @@ def _outputs(spec: LoopSpec) -> dict[Node, list[int]]:
     return found
 
 
-def _chains(spec: LoopSpec, outputs: Collection[Node]) -> Iterator[tuple[tuple[int, ...], Node]]:
+def chains(spec: LoopSpec, outputs: Collection[Node]) -> Iterator[tuple[tuple[int, ...], Node]]:
     """Carries that a step computes, each with those that follow it up to the oldest recorded; and its next value."""
     body = body_of(spec)
     for first, newest in enumerate(body.next_carries):

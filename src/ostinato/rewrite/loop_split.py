@@ -8,19 +8,21 @@ after:   v, c = loop(blocks of K steps, v0, c; (b, v, c) -> r_b = r[b * K:][:K]
 A body has a prologue, which needs no carry; a core, for which carries wait; and an epilogue, for which no carry waits.
 Prologue and epilogue are done for all steps of a block at once, on rows that stay in cache; products of a row and a
 matrix are one product of matrices there, functions of numbers are computed many steps at a time. A sum that a loop
-carries is epilogue, too. Nothing but states is alive between blocks, so memory is that of one block.
+carries is epilogue, too. Nothing but states is alive between blocks, so memory is that of one block. A state that is
+recorded both before and after the steps, as derivatives read it, is written once: see `lower.states`.
 
 Which work moves is told in `_Plan`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
-from typing import Any
+from collections.abc import Collection, Iterable, Set
+from typing import Any, NamedTuple
 
 from ostinato.graph import Graph, Node, dependents, make, substitute, topological
 from ostinato.lower.arrays import TINY
 from ostinato.lower.lanes import grid_of, lanes_of
+from ostinato.lower.states import chains, recorded_values
 from ostinato.ops.batch import NoBatchError, aligned
 from ostinato.ops.contraction import MATMUL
 from ostinato.ops.control import TRIP_COUNT
@@ -62,10 +64,10 @@ _LEAST, _HANDED = 16, 2
 @outermost_pass
 def loop_split(graph: Graph) -> Graph:
     """Split the loops of a graph where that pays."""
-    return replace_loops(graph, _split)
+    return replace_loops(graph, lambda node: _split(node, set(graph.results)))
 
 
-def _split(node: Node) -> dict[Node, Any]:
+def _split(node: Node, results: Set[Node]) -> dict[Node, Any]:
     spec: LoopSpec = node.params[0]
     if not spec.is_counted or spec.parallel is True:  # what may run in chunks side by side is left to that
         return {}
@@ -75,7 +77,7 @@ def _split(node: Node) -> dict[Node, Any]:
     if not plan.pays or (steps is not None and steps <= plan.steps) or _is_whole(plan):
         return {}
     try:
-        alias = _Blocks(node, plan).results()
+        alias = _Blocks(node, plan, results).results()
     except NoBatchError:
         return {}
     if not keeps_types(alias):
@@ -208,10 +210,29 @@ def _listed(names: list[str]) -> str:
     return f"{enumerated(names)} {'is' if len(names) == 1 and not names[0].endswith('s') else 'are'}"
 
 
-class _Blocks:
-    """A loop over blocks of the steps of another one."""
+class _Table(NamedTuple):
+    """Rows that a loop over blocks writes: of an output, or of states.
 
-    def __init__(self, node: Node, plan: _Plan) -> None:
+    Attributes
+    ----------
+    row : what a step records.
+    outputs : which outputs these are, and the rows with which they begin.
+    carries : of a state and its lags, which are recorded before and after the steps (see `lower.states`): their values
+        at the beginning of a block are written, too, before the rows of the block.
+    """
+
+    row: Node
+    outputs: dict[int, int]
+    carries: tuple[int, ...] = ()
+
+
+class _Blocks:
+    """A loop over blocks of the steps of another one.
+
+    `results`: nodes that the caller gets, which are no parts of anything else.
+    """
+
+    def __init__(self, node: Node, plan: _Plan, results: Set[Node]) -> None:
         self.node, self.plan = node, plan
         self.spec: LoopSpec = node.params[0]
         self.given, self.body = split(self.spec, node.inputs), body_of(self.spec)
@@ -222,6 +243,7 @@ class _Blocks:
         self.most = self._most()
         self.first = self.block * self.most
         self.count = minimum(self.steps - self.first, self.most)
+        self.tables = self._tables(results)
 
     def _most(self) -> Any:
         """The steps of a block: so many that a product has enough rows."""
@@ -230,40 +252,74 @@ class _Blocks:
         some = next((r for r in outside if isinstance(r, Node)), 1)
         return self.plan.steps if not isinstance(some, Node) else maximum(self.plan.steps // maximum(some, 1), 1)
 
+    def _tables(self, results: Set[Node]) -> list[_Table]:
+        """What is written: each output, but states before and after the steps together."""
+        spec, body, old = self.spec, self.body, results_of(self.node).outputs
+        places = recorded_values(spec)
+        found: list[_Table] = []
+        for carries, newest in chains(spec, places):
+            values = [newest, *[body.carries[k] for k in carries]]
+            starts = {j: len(carries) - age for age, v in enumerate(values) for j in places.get(v, ())}
+            recorded = sum(v in places for v in values)
+            alone = any(old[j] in results or j in self.plan.late for j in starts) or newest in self.plan.early
+            taken = any(t.row is newest for t in found)
+            if recorded > 1 and not alone and not taken and all(k in self.kept for k in carries):
+                found.append(_Table(newest, starts, carries))
+        together = {j for t in found for j in t.outputs}
+        return [*found, *[_Table(y, {j: 0}) for j, y in enumerate(body.outputs) if j not in together]]
+
     def results(self) -> dict[Node, Any]:
         """What takes the place of each result; nothing if the sizes of rows depend on values."""
-        rows = [sizes_outside(sizes(y), self.given, self.body) for y in self.body.outputs]
-        if any(None in r for r in rows):
+        extents = [sizes_outside(sizes(t.row), self.given, self.body) for t in self.tables]
+        if any(None in e for e in extents):
             return {}
         unset = [
-            make(UNSET, as_size_nodes([self.steps, *r]), (y.type.dtype,))
-            for r, y in zip(rows, self.body.outputs, strict=True)
+            make(
+                UNSET,
+                as_size_nodes([self.steps + len(t.carries) if t.carries else self.steps, *e]),
+                (t.row.type.dtype,),
+            )
+            for e, t in zip(extents, self.tables, strict=True)
         ]
         carries = [new_input(c.type, c.name) for c in self.body.carries]
-        held = [new_input(u.type, y.name) for u, y in zip(unset, self.body.outputs, strict=True)]
+        held = [new_input(u.type, t.row.name) for u, t in zip(unset, self.tables, strict=True)]
         following, made = self._a_block(carries)
-        written = [set_subtensor(h[self.first : self.first + self.count], y) for h, y in zip(held, made, strict=True)]
+        written = [self._written(t, h, y, carries) for t, h, y in zip(self.tables, held, made, strict=True)]
         body = Body(self.block, (), (*carries, *held), (), (*following, *written), (), None)
         blocks = (self.steps + (self.most - 1)) // self.most
         given = LoopInputs(blocks, (), (*self.given.carries, *unset), ())
         outer = build_loop(body, given, None, self.spec.name)
         old = results_of(self.node)
-        alias = dict(zip((*old.finals, *old.outputs), outer.finals, strict=True))
+        alias = dict(zip(old.finals, outer.finals, strict=False))
+        for t, y in zip(self.tables, outer.finals[len(carries) :], strict=True):
+            for j, start in t.outputs.items():
+                rows = y[start : start + self.steps] if t.carries else y
+                wanted = old.outputs[j].type
+                alias[old.outputs[j]] = specify_shape(rows, wanted.shape) if t.carries and rows.type != wanted else rows
         return {**alias, old.trips_done: self.steps}
 
+    def _written(self, table: _Table, held: Any, rows: Any, carries: list[Any]) -> Any:
+        """A table with what a block makes."""
+        first = self.first
+        for k in reversed(table.carries):  # the oldest first; where a block ended before, they are there already
+            held = set_subtensor(held[first], carries[k])
+            first = first + 1
+        return set_subtensor(held[first : first + self.count], rows)
+
     def _a_block(self, carries: list[Any]) -> tuple[list[Any], list[Any]]:
-        """The carries after a block, and the rows of all outputs."""
+        """The carries after a block, and the rows for all tables."""
         plan, body = self.plan, self.body
         rows: dict[Node, Any] = {body.t: arange(self.first, self.first + self.count)}
         for p, x in zip(body.sequences, self.given.sequences, strict=True):
             own = x[self.first : self.first + self.count]
             rows[p] = specify_shape(own, [self.count, *[None] * (x.type.ndim - 1)])
         early = dict(zip(plan.early, batched(plan.early, rows, self.count, self.fixed), strict=True))
-        own_outputs = [y for j, y in enumerate(body.outputs) if j not in plan.late and y not in early]
-        recorded = list(dict.fromkeys([*plan.handed, *own_outputs]))
+        late = {body.outputs[j] for j in plan.late}
+        written = [t.row for t in self.tables]
+        recorded = list(dict.fromkeys([*plan.handed, *[y for y in written if y not in late and y not in early]]))
         inner = self._core(rows, early, recorded, carries)
         table = {**rows, **early, **dict(zip(recorded, inner.outputs, strict=True))}
-        made = batched(body.outputs, table, self.count, self.fixed)
+        made = batched(written, table, self.count, self.fixed)
         terms = batched(plan.sums.values(), table, self.count, self.fixed)
         totals = dict(zip(plan.sums, [sum_(t, axis=0, dtype=t.type.dtype) for t in terms], strict=True))
         finals = dict(zip(self.kept, inner.finals, strict=True))
