@@ -3,6 +3,7 @@
 And let no process that died while it wrote what it had covered spoil what all others had.
 """
 
+import gc
 import os
 import shutil
 import sqlite3
@@ -32,8 +33,21 @@ if not _is_worker:
 
 def pytest_unconfigure() -> None:
     """Delete that folder, which the workers share, once all are done."""
+    gc.unfreeze()
     if not _is_worker:
         shutil.rmtree(os.environ["OSTINATO_CACHE_DIR"], ignore_errors=True)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[Any]:
+    """Do not search for garbage while thousands of tests are collected, nor among them afterwards: they stay."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.collect()
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.hookimpl(wrapper=True, trylast=True)  # within the wrapper that adds data files up
