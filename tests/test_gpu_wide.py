@@ -83,6 +83,38 @@ def test_cells(step: Any, gates: int, rows: int) -> None:
     assert "exchange their columns" in f.explain()
 
 
+def about(share: float, offset: float) -> Any:
+    """A cell that is divided by the root mean square of what lies far from zero, about a share of its mean."""
+
+    def step(x_t: Any, h: Any, U: Any, g: Any) -> Any:
+        z = T.dot(h, U) + x_t + np.float32(offset)
+        away = z - np.float32(share) * T.mean(z, axis=1, keepdims=True)
+        return (z - np.float32(offset)) / T.sqrt(T.mean(away**2, axis=1, keepdims=True)) * g
+
+    return step
+
+
+@pytest.mark.parametrize("rows", [2, 18])
+@pytest.mark.parametrize(("share", "offset"), [(1, 0), (1, 300), (0.5, 1), (0, 1)])
+def test_squares_about_a_mean_are_not_waited_for(share: float, offset: float, rows: int) -> None:
+    inputs, outputs, arrays = network(rows, 37, about(share, offset))
+    f = compare(inputs, outputs[:1], arrays, tol=1e-4 * (1 + offset))
+    # For the state, and for the sum of what it becomes; squares about that wait for nothing more.
+    assert f.explain("triton").count("while tl.min") == 2
+    compare(inputs, outputs, arrays, tol=3e-3 * (1 + offset))
+
+
+def test_squares_about_something_else_are_waited_for() -> None:
+    def step(x_t: Any, h: Any, U: Any, g: Any) -> Any:
+        z = T.dot(h, U) + x_t
+        away = z - T.mean(z * g, axis=1, keepdims=True)  # which follows from no sum of z
+        return z / T.sqrt(T.mean(away**2, axis=1, keepdims=True))
+
+    inputs, outputs, arrays = network(2, 37, step)
+    f = compare(inputs, outputs[:1], arrays, tol=1e-4)
+    assert f.explain("triton").count("while tl.min") == 3
+
+
 def lstm_like(x_t: Any, h: Any, U: Any, g: Any) -> Any:
     """Four products, whose derivatives are added up."""
     n = h.shape[1]

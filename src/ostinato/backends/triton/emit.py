@@ -15,7 +15,7 @@ import numpy as np
 
 from ostinato.backends.triton import philox, scalars
 from ostinato.backends.triton.axes import Axis
-from ostinato.backends.triton.exchange import Exchange
+from ostinato.backends.triton.centred import Centred
 from ostinato.backends.triton.layout import Access, Kernel, Value
 from ostinato.backends.triton.operations import PRODUCT_OF
 from ostinato.backends.triton.text import FEW_ROWS
@@ -39,7 +39,7 @@ _SPREAD_TF32_FROM = 128
 _AHEAD = 64
 
 
-class Emitter(Exchange):
+class Emitter(Centred):
     """Writes the kernel of a Loop whose body has static types; for the parameters see `Text`."""
 
     # ---- blocks ----

@@ -71,7 +71,7 @@ class Exchange(Products):
         return self._exchanged_product(node) if self.spread else super()._matmul(node)
 
     def _reduction(self, node: Node) -> Value:
-        return self._exchanged_sum(node) if self._is_exchanged_sum(node) else super()._reduction(node)
+        return self._exchanged_sum(node) if self.is_exchanged_sum(node) else super()._reduction(node)
 
     def order(self) -> list[Node]:
         """All nodes, inputs before users; where programs wait for each other, what does not wait comes first."""
@@ -80,13 +80,17 @@ class Exchange(Products):
             return nodes
         level: dict[Node, int] = {}
         for node in nodes:
-            waits = node in self.products or self._is_exchanged_sum(node)
-            level[node] = max((level[i] for i in node.inputs), default=0) + waits
-            if waits:
+            level[node] = max((level[i] for i in node.inputs), default=0) + self.waits(node)
+            if node in self.products or self.is_exchanged_sum(node):
                 self._exchange(node.inputs[0] if node in self.products else node, node in self.products)
         return sorted(nodes, key=level.__getitem__)
 
-    def _is_exchanged_sum(self, node: Node) -> bool:
+    def waits(self, node: Node) -> bool:
+        """Whether programs wait for each other once what a node is made of is there."""
+        return node in self.products or self.is_exchanged_sum(node)
+
+    def is_exchanged_sum(self, node: Node) -> bool:
+        """Whether a node is a sum or an extreme over the axis that is shared out."""
         return bool(self.spread) and node.op.name in REDUCTIONS and self.spread in self.axes.of(node.inputs[0])
 
     def _exchange(self, node: Node, whole: bool) -> None:
@@ -103,18 +107,26 @@ class Exchange(Products):
     def to_be_offered(self, node: Node) -> list[Node]:
         """What is exchanged and known as soon as a node is."""
         found = [node] if node in self.exchanged and self.exchanged[node].kind == "exchange" else []
-        sums = [n for n, a in self.exchanged.items() if a.kind == "partial" and n.inputs[0] is node]
+        sums = [n for n, a in self.exchanged.items() if a.kind == "partial" and self.offered_with(n) is node]
         return found + sums
+
+    def offered_with(self, node: Node) -> Node:
+        """What has to be known for programs to offer their part of a sum."""
+        return node.inputs[0]
+
+    def partial(self, node: Node) -> str:
+        """A program's part of a sum, per row."""
+        x = node.inputs[0]
+        return self.reduced_tile(self.values[x], (), node.params[0], node.op.name, "float32", masked=True)
 
     def offer(self, node: Node) -> None:
         """Write the program's own columns, or what it makes of them, for the others."""
         access = self.exchanged[node]
         self.offered.append(node)
         if access.kind == "partial":
-            x, axis = node.inputs[0], self.spread
+            axis, rows = self.spread, self.axes.of(node.inputs[0])[0].number
             assert axis is not None
-            own = self.reduced_tile(self.values[x], (), node.params[0], node.op.name, "float32", masked=True)
-            rows = self.axes.of(x)[0].number
+            own = self.partial(node)
             place = f" + b{axis.number} * {access.name}_s0 + i{rows} * {access.name}_s1"
             mask = f"m{rows}"
         else:
@@ -126,7 +138,7 @@ class Exchange(Products):
     def _slot(self, access: Access) -> str:
         return f"{access.name} + (at % 2) * {access.name}_t"
 
-    def _received(self, node: Node) -> list[str]:
+    def received_of(self, node: Node) -> list[str]:
         """What all programs have offered of a node, in parts: float32.
 
         It is waited for together with what has been offered besides, since memory takes its time to answer.
@@ -219,10 +231,10 @@ class Exchange(Products):
         a, b = node.inputs
         held, total = self.values[b].tiles, ""
         if self.by_rows():  # in one part
-            (x,) = self._received(a)
+            (x,) = self.received_of(a)
             w = self.columns_of(held, b, 0, " + at * ZERO") if isinstance(held, Access) else held[0]
             return self._summed(node, self.put(f"{x} * {w}"))
-        for k, (start, x) in enumerate(zip(self.chunks(), self._received(a), strict=True)):
+        for k, (start, x) in enumerate(zip(self.chunks(), self.received_of(a), strict=True)):
             w = self.columns_of(held, b, start, " + at * ZERO") if isinstance(held, Access) else held[k]
             if self.precision == "bf16":
                 total = self.put(f"tl.dot({x}.to(tl.bfloat16), {w}{', ' + total if total else ''})")
@@ -235,7 +247,7 @@ class Exchange(Products):
         """A sum or an extreme over the spread axis: of every program's own, in the order of programs."""
         axis = self.spread
         assert axis is not None
-        (got,) = self._received(node)
+        (got,) = self.received_of(node)
         columns = -(-axis.size // self.blocks[axis])
         there = f"(tl.arange(0, {1 << (columns - 1).bit_length()})[:, None] < {columns})"
         got = self.put(f"tl.where({there}, {got}, {neutral(node.op.name, 'float32')})")
