@@ -145,11 +145,11 @@ def test_programs_that_overtake_each_other() -> None:
     """Threads that change places as often as can be: whoever is a step ahead takes nothing from the others."""
     before = sys.getswitchinterval()
     inputs, outputs, arrays = network(2, 40, two_products)
-    arrays[0], arrays[2] = normal(12, 2, 40), arrays[2] / 4
+    arrays[0], arrays[2] = normal(8, 2, 40), arrays[2] / 4
     f = compare(inputs, outputs, arrays, tol=1e-4)
     expected = f(*arrays)
     try:
-        for interval in (1e-6, 1e-5, 1e-4):
+        for interval in (1e-6, 1e-4):
             sys.setswitchinterval(interval)
             for found, wanted in zip(f(*arrays), expected, strict=True):
                 np.testing.assert_array_equal(found, wanted)
