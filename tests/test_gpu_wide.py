@@ -144,8 +144,8 @@ def test_an_inner_axis_in_several_parts(monkeypatch: pytest.MonkeyPatch) -> None
 def test_programs_that_overtake_each_other() -> None:
     """Threads that change places as often as can be: whoever is a step ahead takes nothing from the others."""
     before = sys.getswitchinterval()
-    inputs, outputs, arrays = network(2, 40, two_products)
-    arrays[0], arrays[2] = normal(8, 2, 40), arrays[2] / 4
+    inputs, outputs, arrays = network(2, 24, two_products)
+    arrays[0], arrays[2] = normal(8, 2, 24), arrays[2] / 4
     f = compare(inputs, outputs, arrays, tol=1e-4)
     expected = f(*arrays)
     try:
