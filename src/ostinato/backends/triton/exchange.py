@@ -22,6 +22,7 @@ from ostinato.backends.triton.axes import Axis
 from ostinato.backends.triton.layout import Access, Value
 from ostinato.backends.triton.operations import REDUCTIONS, neutral
 from ostinato.backends.triton.products import Products
+from ostinato.backends.triton.scalars import PAUSE
 from ostinato.graph import Node
 from ostinato.ops.op import OPS
 
@@ -164,7 +165,8 @@ class Exchange(Products):
             for w, p in zip(words, parts, strict=True)
         ]
         oldest = functools.reduce("tl.minimum({}, {})".format, [f"({w} >> 32).to(tl.int32)" for w in words])
-        self.lines += [*loads, f"while tl.min(tl.ravel({oldest})) < mark:", *["    " + x for x in loads]]
+        again = [PAUSE, *loads] if self.interpreted else loads  # there, threads share one processor
+        self.lines += [*loads, f"while tl.min(tl.ravel({oldest})) < mark:", *["    " + x for x in again]]
         return [self.put(f"{w}.to(tl.int32).to(tl.float32, bitcast=True)") for w in words]
 
     def _parts(self, node: Node) -> list[_Part]:

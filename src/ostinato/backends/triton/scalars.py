@@ -110,7 +110,12 @@ def tanh_of(x):
 """
 
 # The functions that formulas for the interpreter call; they are part of every module of a kernel there.
+# What a program does that waits, in the interpreter: let others go on.
+PAUSE = "time.sleep(1e-4)"
+
 INTERPRETED = """
+import time
+
 
 @triton.jit
 def interpreted_tanh(x):
