@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -20,7 +19,7 @@ import torch
 import ostinato
 import ostinato.tensor as T
 from ostinato.testing.pretended_gpu import pretend
-from table import markdown
+from table import markdown, seconds
 
 Call = Callable[[], object]
 
@@ -55,13 +54,6 @@ def ways() -> dict[str, Call]:
         "logistic map, all states": ensemble(lambda xs: xs),
         "Lotka–Volterra, gradient": oscillators(),
     }
-
-
-def seconds(call: Call, times: int) -> float:
-    start = time.process_time()
-    for _ in range(times):
-        call()
-    return (time.process_time() - start) / times
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -27,6 +27,11 @@ def read_bytes(text: str, what: str) -> int:
     return int(float(found[1]) * _UNITS[found[2].lower()])
 
 
+def half(free: int) -> int:
+    """About half of the bytes that are free, a power of two: so few programs are made, and found in the cache."""
+    return 1 << max(0, (free // 2).bit_length() - 1)
+
+
 def available_memory() -> int | None:
     """The bytes that this process could still take without swapping; None where that cannot be found out.
 

@@ -27,7 +27,7 @@ from ostinato.backends.reference import Interpreter
 from ostinato.config import config
 from ostinato.graph import Graph
 from ostinato.lower.scalarize import UnsupportedError
-from ostinato.memory import available_memory
+from ostinato.memory import available_memory, half
 from ostinato.ops.loop import LOOP
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def compile_closed(closed: Graph, rewritten: Callable[[], Graph]) -> Executable:
     most = available_memory() if config.memory_budget == "auto" else None
     if most is None or not any(n.op is LOOP for n in closed.nodes()):
         return _native_or_interpreted(Build(closed, rewritten))
-    most = 1 << (most // 2).bit_length() - 1  # rounded, so that the code is found in the cache
+    most = half(most)
     floatX = config.floatX
 
     def frugal() -> Build:

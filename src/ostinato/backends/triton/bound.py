@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 
 from ostinato.backends.triton.kernels import Launcher
+from ostinato.backends.triton.runners import KernelRunner, count_recorded
 from ostinato.backends.triton.tensors import Reversed, as_tensor, default_device, torch_dtype
 from ostinato.ops.loop import split
-
-if TYPE_CHECKING:
-    from ostinato.backends.triton.runners import KernelRunner
 
 
 class BoundKernel:
@@ -38,7 +36,7 @@ class BoundKernel:
         self._order = _places(runner, len(inputs))
         self._finals = [(c.type.shape, torch_dtype(c.type.dtype)) for c in body.carries]
         self._rows = [
-            ((-(-steps // k), *y.type.shape), torch_dtype(y.type.dtype))
+            ((count_recorded(k, 0, steps), *y.type.shape), torch_dtype(y.type.dtype))
             for y, k in zip(body.outputs, self._every, strict=True)
         ]
         read = sorted({i for i in self._order if i < len(inputs)})

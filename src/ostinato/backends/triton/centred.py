@@ -83,14 +83,12 @@ class Centred(Exchange):
         if found is None or axis is None:
             return super()._reduction(node)
         (squares,), (sums,) = self.received_of(node), self.received_of(found.total)
-        block = self.blocks[axis]
-        programs = -(-axis.size // block)
-        others = f"tl.arange(0, {1 << (programs - 1).bit_length()})[:, None]"
+        block, (others, there) = self.blocks[axis], self.others(node)
         columns = self.put(f"tl.minimum({block}, {axis.size} - {others} * {block}).to(tl.float32)")
         total, m = self.values[found.total].tiles[()], self.values[found.m].tiles[(0,)]
         mean = self.put(f"{total} / {axis.size}.0")
         away = self.put(f"{sums} / {columns} - {mean}[None, :]")
-        each = self.put(f"tl.where({others} < {programs}, {squares} + {columns} * {away} * {away}, 0)")
+        each = self.put(f"tl.where({there}, {squares} + {columns} * {away} * {away}, 0)")
         off = self.put(f"{mean} - {m}")
         value = self.put(f"tl.sum({each}, axis=0) + {axis.size}.0 * {off} * {off}")
         return Value(self.axes.of(node), np.array(value, object).reshape(()))

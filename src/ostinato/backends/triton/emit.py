@@ -8,7 +8,7 @@ with each launch, as do the number of steps and the sizes of parallel axes: one 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ import numpy as np
 from ostinato.backends.triton import philox, scalars
 from ostinato.backends.triton.axes import Axis
 from ostinato.backends.triton.centred import Centred
-from ostinato.backends.triton.layout import Access, Kernel, Value
+from ostinato.backends.triton.layout import Access, Kernel, Value, count_programs
 from ostinato.backends.triton.operations import PRODUCT_OF
 from ostinato.backends.triton.text import FEW_ROWS
 from ostinato.backends.triton.unsplit import UnsplitError
@@ -80,8 +80,8 @@ class Emitter(Centred):
             for columns in ((8, 16) if few else (32, 16, 64))
             for block in ((rows.padded,) if few else (16, 32, 64))
         ]
-        fewest = 2 * _programs({rows: 16}) if by_itself and axis.size < _SPREAD_FROM else 1
-        options = [o for o in options if fewest <= _programs(o) <= self.machine.processors]
+        fewest = 2 * count_programs([(rows, 16)]) if by_itself and axis.size < _SPREAD_FROM else 1
+        options = [o for o in options if fewest <= count_programs(o.items()) <= self.machine.processors]
         if not options:
             return None
         axis.kind, axis.spread, self.spread = "parallel", True, axis
@@ -346,8 +346,3 @@ class Emitter(Centred):
             for index in np.ndindex(fresh.shape):
                 moves.append((fresh[index], self.put(self.typed(value, index, carry.type.dtype), "next")))
         self.lines += [f"{old} = {new}" for old, new in moves]
-
-
-def _programs(blocks: Mapping[Axis, int]) -> int:
-    """How many programs share out axes in blocks."""
-    return math.prod(-(-axis.size // block) for axis, block in blocks.items())

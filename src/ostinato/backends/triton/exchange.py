@@ -171,15 +171,13 @@ class Exchange(Products):
 
     def _parts(self, node: Node) -> list[_Part]:
         """Where in memory what is exchanged of a node is read."""
-        access, axis = self.exchanged[node], self.spread
-        assert axis is not None
+        access = self.exchanged[node]
         rows, slot = next(a for a in self.axes.parallel if a.rows), self._slot(access)
         if access.kind == "partial":
-            columns = -(-axis.size // self.blocks[axis])
-            padded = 1 << (columns - 1).bit_length()
-            others = f"tl.arange(0, {padded})[:, None]"
+            others, there = self.others(node)
             pointer = f"{slot} + {others} * {access.name}_s0 + i{rows.number}[None, :] * {access.name}_s1"
-            return [_Part(pointer, f"({others} < {columns}) & m{rows.number}[None, :]", (padded, self.blocks[rows]))]
+            shape = access.axes[0].padded, self.blocks[rows]
+            return [_Part(pointer, f"{there} & m{rows.number}[None, :]", shape)]
         row, inner = ("[:, None, None]", "[None, None, :]") if self.by_rows() else ("[:, None]", "[None, :]")
         found = []
         for start in self.chunks():
@@ -188,14 +186,14 @@ class Exchange(Products):
             found.append(_Part(f"{slot} + {place}", mask, (self.blocks[rows], self.chunk())))
         return found
 
-    def exchanges(self) -> list[tuple[int, int]]:
-        found = []
-        for node, access in self.exchanged.items():
-            assert self.spread is not None
-            rows = self.axes.of(node)[0].size
-            columns = -(-self.spread.size // self.blocks[self.spread])
-            found.append((rows, self.spread.size) if access.kind == "exchange" else (columns, rows))
-        return found
+    def others(self, node: Node) -> tuple[str, str]:
+        """The numbers of programs that offer parts of a sum, as a column, and which of them there are."""
+        programs = self.exchanged[node].axes[0]
+        numbers = f"tl.arange(0, {programs.padded})[:, None]"
+        return numbers, f"({numbers} < {programs.size})"
+
+    def exchanges(self) -> list[tuple[int, ...]]:
+        return [tuple(axis.size for axis in access.axes) for access in self.exchanged.values()]
 
     # ---- what others have offered ----
 
@@ -247,11 +245,7 @@ class Exchange(Products):
 
     def _exchanged_sum(self, node: Node) -> Value:
         """A sum or an extreme over the spread axis: of every program's own, in the order of programs."""
-        axis = self.spread
-        assert axis is not None
-        (got,) = self.received_of(node)
-        columns = -(-axis.size // self.blocks[axis])
-        there = f"(tl.arange(0, {1 << (columns - 1).bit_length()})[:, None] < {columns})"
+        (got,), (_, there) = self.received_of(node), self.others(node)
         got = self.put(f"tl.where({there}, {got}, {neutral(node.op.name, 'float32')})")
         total = self.put(REDUCTIONS[node.op.name].format(got, 0))
         return Value(self.axes.of(node), np.array(total, object).reshape(()))

@@ -20,6 +20,7 @@ from ostinato.config import config
 from ostinato.device import require_gpu
 from ostinato.errors import MemoryBudgetError, OstinatoError, OstinatoTypeError
 from ostinato.graph import Graph
+from ostinato.memory import half
 from ostinato.rewrite.engine import run_passes
 from ostinato.rewrite.log_products import written_out
 from ostinato.types import DTYPES, TensorType, is_lossless
@@ -97,7 +98,7 @@ class DeviceExecutable:
 
     def _within_memory(self, values: Sequence[Any], error: Exception) -> list[Any]:
         """The results, by a program that keeps no more than half of the memory that is free."""
-        budget = 1 << max(0, (free_memory() // 2).bit_length() - 1)  # rounded, so that few programs are made
+        budget = half(free_memory())
         assert self._frugal is not None
         try:
             program = self._for_budget.get(budget)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -80,14 +80,14 @@ class Kernel:
     has_until: bool
     strided: frozenset[str] = frozenset()
     thinned: dict[int, int] = field(default_factory=dict)
-    exchanges: list[tuple[int, int]] = field(default_factory=list)
+    exchanges: list[tuple[int, ...]] = field(default_factory=list)
     constants: list[np.ndarray[Any, Any]] = field(default_factory=list)
     description: str = ""
 
     @property
     def programs(self) -> int:
         """How many programs share out the parallel axes."""
-        return math.prod(-(-a.size // block) for a, block in self.sizes)
+        return count_programs(self.sizes)
 
     def numbers(
         self, strides: Sequence[tuple[int, Sequence[int]]], every: Sequence[int], steps: int, first: int
@@ -106,6 +106,11 @@ class Kernel:
             found += [of_steps] if access.stepped else []
             found += own if access.name in self.strided else []
         return [*found, *[axis.size for axis, _ in self.sizes], *every, steps, first, 0]
+
+
+def count_programs(sizes: Iterable[tuple[Axis, int]]) -> int:
+    """How many programs share out axes in blocks."""
+    return math.prod(-(-axis.size // block) for axis, block in sizes)
 
 
 @dataclass

@@ -112,7 +112,10 @@ class KernelRunner:
             whole = _empty((steps, *rows[0].shape[:-1], sum(widths)), rows[0].dtype)
             found.update(zip(group, torch.split(whole, widths, dim=-1), strict=True))
         pairs = zip(self.body.outputs, every, strict=True)
-        return [found[j] if j in found else self._output(-(-steps // k), y.type) for j, (y, k) in enumerate(pairs)]
+        return [
+            found[j] if j in found else self._output(count_recorded(k, 0, steps), y.type)
+            for j, (y, k) in enumerate(pairs)
+        ]
 
     def _output(self, steps: int, row: TensorType) -> torch.Tensor:
         sizes = _known(row)
@@ -169,30 +172,36 @@ class KernelRunner:
         status = torch.zeros(2, dtype=torch.int64, device=default_device())
         while going:
             pairs = list(zip(self.body.outputs, every, strict=True))
-            outputs = [_empty((_count(k, done, block), *_known(y.type)), y.type.dtype) for y, k in pairs]
+            outputs = [_empty((count_recorded(k, done, block), *_known(y.type)), y.type.dtype) for y, k in pairs]
             sources |= {"final": self.finals(), "output": outputs} | self.exchanged()
             self._launch(sources, status, block, done, 0)
             made_steps, keep = (int(v) for v in status.cpu()) if not status.is_meta else (block, 0)
             self.notes.transfers[TO_HOST] += 1
             for held, rows, k in zip(blocks, outputs, every, strict=True):
-                held.append(rows[: _count(k, done, made_steps)])
+                held.append(rows[: count_recorded(k, done, made_steps)])
             sources["carry"] = sources["final"]
             done += made_steps
             going = bool(keep) and done < limit
             block = min(2 * block, limit - done)
-        none = [_empty((0, *_known(y.type)), y.type.dtype) for y in self.body.outputs]
-        rows = [torch.cat(b) if len(b) > 1 else (b or [z])[0] for b, z in zip(blocks, none, strict=True)]
+        rows = [_joined(b, y.type) for b, y in zip(blocks, self.body.outputs, strict=True)]
         return (*sources["carry"], *rows, np.int64(done))
 
 
-def _count(every: int, first: int, steps: int) -> int:
+def count_recorded(every: int, first: int, steps: int) -> int:
     """How many of steps from number `first` on are recorded."""
     return -(-(first + steps) // every) - -(-first // every)
 
 
 def _behind(rows: Sequence[torch.Tensor], every: Sequence[int], done: int) -> list[torch.Tensor]:
     """The rows of outputs that come after `done` steps."""
-    return [y[_count(k, 0, done) :] if done else y for y, k in zip(rows, every, strict=True)]
+    return [y[count_recorded(k, 0, done) :] if done else y for y, k in zip(rows, every, strict=True)]
+
+
+def _joined(blocks: Sequence[torch.Tensor], row: TensorType) -> torch.Tensor:
+    """The rows of an output of all blocks."""
+    if not blocks:
+        return _empty((0, *_known(row)), row.dtype)
+    return torch.cat(list(blocks)) if len(blocks) > 1 else blocks[0]
 
 
 def _known(row: TensorType) -> list[int]:
